@@ -1,0 +1,41 @@
+"""The ground floor: what an experiment is, and how it is read."""
+
+from refbert_dist.config.load import (
+    first_difference,
+    load_experiment,
+    parse_experiment,
+    parse_model,
+    read_yaml,
+    to_yaml,
+)
+from refbert_dist.config.schema import (
+    CorpusConfig,
+    DistillConfig,
+    EngineConfig,
+    Experiment,
+    LossWeights,
+    OptimConfig,
+    ReferencesConfig,
+    StudentConfig,
+    SystemName,
+    TaskConfig,
+)
+
+__all__ = [
+    "CorpusConfig",
+    "DistillConfig",
+    "EngineConfig",
+    "Experiment",
+    "LossWeights",
+    "OptimConfig",
+    "ReferencesConfig",
+    "StudentConfig",
+    "SystemName",
+    "TaskConfig",
+    "first_difference",
+    "load_experiment",
+    "parse_experiment",
+    "parse_model",
+    "read_yaml",
+    "to_yaml",
+]

@@ -1,0 +1,153 @@
+"""From a YAML file and dotted overrides to a validated :class:`Experiment`, and back to YAML."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from refbert_dist.config.schema import Experiment, Section
+from refbert_dist.errors import UserError, did_you_mean
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read an experiment file and apply ``section.field=value`` overrides, whose values are read as YAML.
+
+    Raises :class:`UserError` naming the field, the value and the fix.
+    """
+    return parse_experiment(apply_overrides(read_yaml(path), overrides))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; every way this can go wrong is one sentence."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the path of a YAML file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; give the path of a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown place"
+        problem = getattr(error, "problem", None) or "syntax error"
+        raise UserError(f"{path} is not valid YAML at {where}: {problem}") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__} at its top; it must be a mapping of sections")
+    return data
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of ``data`` with each ``a.b=value`` set."""
+    result: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    for override in overrides:
+        name, sign, text = override.partition("=")
+        if not sign or not name:
+            raise UserError(f"override '{override}' has no value; write it as section.field=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"override '{override}' has a value that is not valid YAML; quote it") from None
+        *parents, leaf = name.split(".")
+        place = result
+        for depth, parent in enumerate(parents):
+            child = place.get(parent)
+            if child is None:
+                child = place[parent] = {}
+            if not isinstance(child, dict):
+                raise UserError(f"override '{override}': {'.'.join(parents[: depth + 1])} is a value, not a section")
+            place = child
+        place[leaf] = value
+    return result
+
+
+def parse_experiment(data: Mapping[str, Any]) -> Experiment:
+    """Validate a plain mapping; all faults are reported together, one sentence each."""
+    return parse_model(Experiment, data)
+
+
+def parse_model(model: type[M], data: Mapping[str, Any]) -> M:
+    """Validate ``data`` as ``model``, turning pydantic's report into sentences."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise UserError("; ".join(dict.fromkeys(_sentence(model, item) for item in error.errors()))) from None
+
+
+def _sentence(model: type[BaseModel], item: ErrorDetails) -> str:
+    path = [part for part in item["loc"] if not _is_union_branch(part)]
+    name = ".".join(str(part) for part in path)
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        return f"{name} is not a known key{did_you_mean(str(path[-1]), known)}"
+    if item["type"] == "missing":
+        return f"{name} is missing; add it to the experiment file or give {name}=VALUE"
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return f"{name} is {item['input']!r}, not a section; write its fields as {name}.field=value"
+    message = item["msg"]
+    return f"{name} is {item['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _is_union_branch(part: str | int) -> bool:
+    """Pydantic adds the tried branch of a union to the location (``literal['auto','all']``, ``tuple[...]``)."""
+    return isinstance(part, str) and ("[" in part or part in ("int", "str", "none", "float"))
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    current: type[BaseModel] = model
+    for part in path:
+        field = current.model_fields.get(str(part))
+        inner = _section_of(field.annotation) if field else None
+        if inner is None:
+            return []
+        current = inner
+    return list(current.model_fields)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    candidates = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def to_yaml(model: BaseModel) -> str:
+    """The resolved configuration as YAML text, every default written out."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def first_difference(old: BaseModel, new: BaseModel, ignore: Iterable[str] = ()) -> tuple[str, Any, Any] | None:
+    """The first field (dotted name, old value, new value) in which two configurations differ."""
+    ignored = tuple(ignore)
+
+    def walk(a: Any, b: Any, name: str) -> tuple[str, Any, Any] | None:
+        if name in ignored:
+            return None
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted({*a, *b}):
+                found = walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+                if found:
+                    return found
+            return None
+        return None if a == b else (name, a, b)
+
+    return walk(old.model_dump(mode="json"), new.model_dump(mode="json"), "")

@@ -1,0 +1,304 @@
+"""The experiment: one frozen, typed description that every stage reads its section of.
+
+Nothing here touches torch, the network or the teacher's weights, so that ``--help`` and ``--dry-run`` stay quick on a
+login node. What can only be known from the teacher or the data is checked by :mod:`refbert_dist.preflight`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+SystemName = Literal["refbert", "tinybert"]
+
+
+class Section(BaseModel):
+    """Frozen, closed to unknown keys; the string under a field is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class RunConfig(Section):
+    dir: Path = Path("runs/experiment")
+    """Run directory: resolved config, provenance, metrics, checkpoints, results and the exported model."""
+
+
+class CacheConfig(Section):
+    dir: Path = Path("runs/cache")
+    """Cache directory, shared by all runs: tokens, neighbours, fine-tuned teachers and teacher states."""
+    layers: Literal["auto", "all"] | tuple[NonNegative, ...] = "auto"
+    """Teacher layers to store (1 = first layer's output). ``auto``: what this experiment's losses and references read;
+    ``all``: every layer, so that students of any depth share one cache."""
+    shard_tokens: Positive = 131072
+    """Tokens in one shard, the unit that is computed, committed, verified and repaired."""
+    batch_tokens: Positive = 8192
+    """Tokens (padding included) in one forward pass of the teacher."""
+
+
+class TeacherConfig(Section):
+    model: str
+    """Folder or hub name of a BERT-like encoder, or ``package:NAME[/FOLDER]`` for one shipped in a Python package."""
+
+
+class CorpusConfig(Section):
+    path: str
+    """Text for general distillation: a file or folder (``.txt``, ``.jsonl``, ``.parquet``, each also ``.gz`` where it
+    makes sense), a ``datasets`` hub name, or ``builtin:python-docs``. In plain text a blank line ends a document."""
+    format: Literal["auto", "text", "jsonl", "parquet", "hub", "builtin"] = "auto"
+    """How to read ``path``; ``auto`` goes by its form and file ending."""
+    text_column: str = "text"
+    """Column that holds a document in JSONL, Parquet and hub data."""
+    split: str = "train"
+    """Split of a hub data set."""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """Tokens in a sample at most, [CLS] and [SEP] included."""
+    min_length: Annotated[int, Field(ge=3)] = 8
+    """Samples shorter than this many tokens are dropped and counted."""
+    max_documents: Positive | None = None
+    """Read only the first documents; ``null`` reads all."""
+
+
+class TaskConfig(Section):
+    name: str
+    """``CoLA``, ``MRPC``, ``STS-B`` (GLUE's TSV layout) or ``same-topic`` (built in)."""
+    path: str
+    """Folder in GLUE's TSV layout, or ``builtin:python-docs``."""
+    train_file: str = "train.tsv"
+    """File of ``path`` to train on; also the pool that references are drawn from."""
+    dev_file: str = "dev.tsv"
+    """File of ``path`` to evaluate on."""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """Tokens in a sample or pair at most, special tokens included; the longer sentence is cut first."""
+    max_train: Positive | None = None
+    """Use only this many training rows, drawn with ``seed``; ``null`` uses all."""
+
+
+class StudentConfig(Section):
+    layers: Positive = 4
+    """Transformer layers."""
+    hidden: Positive = 312
+    """Width of the hidden states."""
+    heads: Positive = 12
+    """Attention heads; must divide ``hidden``."""
+    intermediate: Positive = 1200
+    """Width of the feed-forward layer."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout probability of hidden states and attention."""
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> StudentConfig:
+        if self.hidden % self.heads:
+            below = self.hidden // self.heads * self.heads
+            nearest = below if below and self.hidden - below <= self.heads / 2 else below + self.heads
+            raise ValueError(
+                f"student.hidden is {self.hidden}, which {self.heads} heads do not divide; "
+                f"set student.hidden={nearest} or another student.heads"
+            )
+        return self
+
+
+class ReferencesConfig(Section):
+    count: NonNegative = 1
+    """References the first layer reads for each input (k); 0 is exactly TinyBERT."""
+    stored_count: Positive | None = None
+    """Neighbours to look up and keep, at least ``count``, so that later runs can read a prefix; ``null``: ``count``."""
+    retriever: Literal["bm25", "random", "none"] = "bm25"
+    """How the most similar known texts are found."""
+    stop_words: Literal["english", "none"] = "english"
+    """Words that BM25 ignores: its default English list, or none."""
+    max_length: Positive = 64
+    """Tokens of a reference that are read; the rest is cut."""
+    key_layer: NonNegative = 0
+    """Teacher layer whose states of the reference feed the keys; 0 is the embedding output, recomputed from the ids."""
+    value_layer: int = -1
+    """Teacher layer whose states of the reference feed the values; -1 is the last layer."""
+    tie_projections: bool = False
+    """Use one teacher-to-student projection for keys and values instead of one each."""
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> ReferencesConfig:
+        if self.retriever == "none" and self.count:
+            raise ValueError(
+                f"references.retriever is 'none' but references.count is {self.count}; set references.count=0"
+            )
+        if self.stored_count is not None and self.stored_count < self.count:
+            raise ValueError(
+                f"references.stored_count is {self.stored_count}, fewer than references.count={self.count}; "
+                f"set references.stored_count to at least {self.count}"
+            )
+        if self.value_layer < -1:
+            raise ValueError(f"references.value_layer is {self.value_layer}; use a layer number, or -1 for the last")
+        return self
+
+    @property
+    def kept(self) -> int:
+        """Neighbours stored for a sample."""
+        return self.stored_count or self.count
+
+
+class OptimConfig(Section):
+    epochs: Annotated[float, Field(gt=0.0)] | None = None
+    """Passes over the data; give this or ``steps``."""
+    steps: Positive | None = None
+    """Optimizer steps; give this or ``epochs``."""
+    batch_size: Positive = 32
+    """Samples in one optimizer step over all processes."""
+    learning_rate: Rate = 5e-5
+    """Peak learning rate of AdamW."""
+    warmup_fraction: Fraction = 0.1
+    """Share of the steps in which the rate rises linearly from zero."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warm-up: fall linearly to zero, or stay."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """AdamW weight decay; biases and normalisation weights are exempt."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> OptimConfig:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}; give exactly one of the two")
+        return self
+
+
+class LossWeights(Section):
+    embedding: Weight = 1.0
+    """Mean squared error between embedding outputs (TinyBERT equation 9)."""
+    attention: Weight = 1.0
+    """Attention loss of the mapped layers (TinyBERT equation 7, or MiniLMv2 relations)."""
+    hidden: Weight = 1.0
+    """Mean squared error between hidden states of the mapped layers (TinyBERT equation 8)."""
+    prediction: Weight = 1.0
+    """Soft cross-entropy between logits (TinyBERT equation 10); task stage only."""
+
+
+class DistillConfig(Section):
+    targets: Literal["cache", "online"] = "cache"
+    """Read the teacher's states from the cache, or run the teacher beside the student."""
+    layer_map: Literal["uniform", "last"] | tuple[Positive, ...] = "uniform"
+    """Teacher layer for each student layer: evenly spread, the last ones, or an explicit list."""
+    attention: Literal["auto", "scores", "relations"] = "auto"
+    """Match pre-softmax scores head by head (equal head counts), or relations between queries, keys and values
+    (MiniLMv2, any head counts); ``auto`` takes scores where the head counts are equal."""
+    projection: Literal["shared", "per_layer"] = "shared"
+    """One student-to-teacher width map for all hidden losses (TinyBERT's code), or one per layer (its paper)."""
+    temperature: Rate = 1.0
+    """Temperature of the soft cross-entropy."""
+    weights: LossWeights = LossWeights()
+    """Weights of the loss terms."""
+    general: OptimConfig = OptimConfig(epochs=3, batch_size=256)
+    """Optimisation of the general stage (corpus, no labels)."""
+    intermediate: OptimConfig = OptimConfig(epochs=20, schedule="constant")
+    """Optimisation of the task stage's first phase (hidden states and attention)."""
+    prediction: OptimConfig = OptimConfig(epochs=3, learning_rate=3e-5)
+    """Optimisation of the task stage's second phase (logits)."""
+
+
+class EngineConfig(Section):
+    zero_stage: Literal[0, 1] = 0
+    """DeepSpeed ZeRO stage."""
+    precision: Literal["fp32"] = "fp32"
+    """Number format of training."""
+    micro_batch_size: Positive = 8
+    """Samples in one forward and backward pass of a process; fixed, so that results do not depend on their number."""
+    gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
+    """Largest gradient norm; 0 does not clip."""
+    checkpoint_steps: Positive = 200
+    """Optimizer steps between two checkpoints."""
+    keep_checkpoints: Positive = 2
+    """Complete checkpoints kept for each training job."""
+    timeout_s: Positive = 600
+    """Seconds a collective operation may take before the job is ended."""
+
+
+class LaunchConfig(Section):
+    processes: Positive = 1
+    """Processes on this machine."""
+    threads: Positive | None = None
+    """CPU threads of each process; ``null`` shares the cores evenly."""
+
+
+class TrackingConfig(Section):
+    mlflow: bool = True
+    """Copy metrics, parameters and small artefacts to MLflow."""
+    mlflow_uri: str | None = None
+    """MLflow tracking URI; ``null`` is a SQLite file in the run directory."""
+    experiment: str = "refbert"
+    """MLflow experiment name."""
+    log_steps: Positive = 10
+    """Optimizer steps between two records in metrics.jsonl."""
+
+
+class EvaluateConfig(Section):
+    batch_size: Positive = 32
+    """Samples in one forward pass."""
+    latency_batch_size: Positive = 8
+    """Samples in one timed forward pass."""
+    latency_repeats: Positive = 15
+    """Timed passes of each system, interleaved; the median counts."""
+
+
+class Experiment(Section):
+    """Everything one experiment needs; see ``configs/demo.yaml`` for a complete file."""
+
+    seed: NonNegative = 0
+    """Seed of every random choice."""
+    run: RunConfig = RunConfig()
+    """Where this run writes."""
+    cache: CacheConfig = CacheConfig()
+    """Where shared artefacts lie, and how teacher states are stored."""
+    teacher: TeacherConfig
+    """The model to compress."""
+    corpus: CorpusConfig | None = None
+    """Text of the general stage; ``null`` skips that stage."""
+    task: TaskConfig | None = None
+    """Labelled task; ``null`` ends after the general stage."""
+    student: StudentConfig = StudentConfig()
+    """Shape of the student."""
+    references: ReferencesConfig = ReferencesConfig()
+    """What the student's first layer reads beside its input."""
+    systems: tuple[SystemName, ...] = ("refbert", "tinybert")
+    """Students to train at equal budget; the first one is exported. ``tinybert`` is the same student without references."""
+    finetune: OptimConfig = OptimConfig(epochs=3, learning_rate=3e-5)
+    """Fine-tuning of the teacher on the task."""
+    distill: DistillConfig = DistillConfig()
+    """Losses and optimisation of the student."""
+    engine: EngineConfig = EngineConfig()
+    """The training engine."""
+    launch: LaunchConfig = LaunchConfig()
+    """Processes and threads."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Metrics and MLflow."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Scoring and timing."""
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Experiment:
+        if self.corpus is None and self.task is None:
+            raise ValueError("corpus and task are both missing; give at least one of the two sections")
+        if not self.systems or len(set(self.systems)) != len(self.systems):
+            raise ValueError(
+                f"systems is {list(self.systems)}; name each of refbert, tinybert at most once, and one at least"
+            )
+        if isinstance(self.distill.layer_map, tuple) and len(self.distill.layer_map) != self.student.layers:
+            raise ValueError(
+                f"distill.layer_map names {len(self.distill.layer_map)} teacher layers but student.layers is "
+                f"{self.student.layers}; give one teacher layer for each student layer"
+            )
+        return self
+
+    def trained_systems(self) -> tuple[SystemName, ...]:
+        """The students to train: RefBERT without references is TinyBERT, so it is not trained twice."""
+        if self.references.count:
+            return self.systems
+        return ("tinybert",)
+
+    def reference_count(self, system: SystemName) -> int:
+        """References that ``system`` reads for each input."""
+        return self.references.count if system == "refbert" else 0
