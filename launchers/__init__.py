@@ -1,0 +1,1 @@
+"""The front door: the ``refbert`` command line, and how stages are started."""

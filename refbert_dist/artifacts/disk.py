@@ -6,11 +6,14 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from refbert_dist.errors import UserError
 
@@ -29,24 +32,35 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
+REASONS = {
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "the quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
+
+
 @contextlib.contextmanager
 def explain_disk_errors(folder: Path) -> Iterator[None]:
     """Turn a full or read-only disk into one sentence."""
     try:
         yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "no space left on the device",
-            errno.EDQUOT: "the quota is used up",
-            errno.EROFS: "the file system is read-only",
-            errno.EACCES: "permission denied",
-            errno.EPERM: "permission denied",
-        }
-        if error.errno in reasons:
-            raise UserError(
-                f"cannot write in {folder}: {reasons[error.errno]}; free space there, or set run.dir and cache.dir elsewhere"
-            ) from error
-        raise
+    except (OSError, SafetensorError) as error:
+        reason = REASONS.get(_errno(error))
+        if reason is None:
+            raise
+        raise UserError(
+            f"cannot write in {folder}: {reason}; free space there, or set run.dir and cache.dir elsewhere"
+        ) from error
+
+
+def _errno(error: OSError | SafetensorError) -> int:
+    """The system's error number; safetensors, written in Rust, only mentions it in its text."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    mentioned = re.search(r"os error (\d+)", str(error))
+    return int(mentioned[1]) if mentioned else 0
 
 
 @contextlib.contextmanager

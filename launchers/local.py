@@ -1,0 +1,27 @@
+"""Start stages as processes of this machine."""
+
+from __future__ import annotations
+
+import sys
+
+from launchers.profile import Profile
+from refbert_dist.config import Experiment
+from refbert_dist.engine.processes import run_processes
+from refbert_dist.pipeline import Launch, Stage
+
+
+def local_launcher(profile: Profile) -> Launch:
+    """Every stage runs in processes of its own: memory is given back, and a crash takes nothing with it."""
+
+    def launch(stage: Stage, exp: Experiment) -> None:
+        processes = (profile.processes or exp.launch.processes) if stage.distributed else 1
+        run_processes(
+            [sys.executable, "-m", "refbert_dist.worker", stage.name, str(exp.run.dir)],
+            count=processes,
+            threads=profile.threads or exp.launch.threads,
+            run_dir=exp.run.dir,
+            stage=stage.name,
+            environment=profile.environment,
+        )
+
+    return launch

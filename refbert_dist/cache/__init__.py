@@ -1,0 +1,1 @@
+"""The teacher cache: hidden states computed once, verified, shared by every student of every shape."""

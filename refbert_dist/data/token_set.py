@@ -1,0 +1,66 @@
+"""Reading token shards."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import numpy as np
+
+from refbert_dist.artifacts import Artifact, map_tensors
+from refbert_dist.data.tables import read_table
+from refbert_dist.errors import RefusedError
+
+
+class TokenSet:
+    """All samples of a finished token artefact, numbered from 0 over its shards; token arrays stay on disk."""
+
+    def __init__(self, artifact: Artifact, shards: list[dict[str, np.ndarray]]) -> None:
+        self.artifact = artifact
+        self.fingerprint: str = artifact.manifest()["fingerprint"]
+        self._shards = shards
+        counts = [len(shard["documents"]) for shard in shards]
+        self._first = np.cumsum([0, *counts]).tolist()
+        self.lengths: np.ndarray = np.concatenate([np.diff(shard["offsets"]) for shard in shards]).astype(np.int32)
+        """Tokens of each sample, special ones included, int32 ``[N]``."""
+        self.documents: np.ndarray = np.concatenate([shard["documents"] for shard in shards])
+        """Document number or, for a task, group of each sample, int64 ``[N]``."""
+        self.labels: np.ndarray | None = None
+        """Label of each sample, float32 ``[N]``; None for a corpus."""
+        if "labels" in shards[0]:
+            self.labels = np.concatenate([shard["labels"] for shard in shards])
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> TokenSet:
+        """Map the shards of a finished artefact; raises :class:`RefusedError` when one is missing or cut short."""
+        for damage in artifact.verify(full=False):
+            raise RefusedError(f"{artifact.path} is damaged: {damage.reason}; remove that folder and run again")
+        return cls(artifact, [map_tensors(path) for path in artifact.files("safetensors")])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def ids(self, sample: int) -> np.ndarray:
+        """Token ids of a sample, int32 ``[L]``, special tokens included."""
+        return self._slice("input_ids", sample)
+
+    def types(self, sample: int) -> np.ndarray:
+        """Token types of a sample, uint8 ``[L]``."""
+        return self._slice("token_type_ids", sample)
+
+    def texts(self) -> list[tuple[str, str | None]]:
+        """Text of every sample: a piece of its document, or the one or two whole sentences of a task row."""
+        texts: list[tuple[str, str | None]] = []
+        for path in self.artifact.files("parquet"):
+            table = read_table(path)
+            texts.extend(zip(table["text_a"], table["text_b"], strict=True))
+        return texts
+
+    def _slice(self, name: str, sample: int) -> np.ndarray:
+        if not 0 <= sample < len(self):
+            raise IndexError(f"sample {sample} of a token set with {len(self)}")
+        shard = bisect_right(self._first, sample) - 1
+        arrays = self._shards[shard]
+        place = sample - self._first[shard]
+        start, stop = arrays["offsets"][place : place + 2]
+        piece: np.ndarray = arrays[name][start:stop]
+        return piece

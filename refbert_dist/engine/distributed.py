@@ -1,0 +1,95 @@
+"""The only module that imports DeepSpeed: process group, training engine, inference engine."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from refbert_dist.config import EngineConfig, OptimConfig
+from refbert_dist.engine.world import World, free_port, rendezvous
+
+
+@contextlib.contextmanager
+def process_group(timeout_s: int) -> Iterator[World]:
+    """Join the processes named by the environment (one alone if it names none); leave together at the end."""
+    if "RANK" not in os.environ:
+        os.environ.update(rendezvous(rank=0, size=1, port=free_port(), local_rank=0))
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    _quiet_deepspeed()
+    started_here = not torch.distributed.is_initialized()
+    if started_here:
+        deepspeed.init_distributed(timeout=datetime.timedelta(seconds=timeout_s), verbose=False)
+    world = World.from_environment()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(world.local_rank)
+    try:
+        yield world
+        if started_here:
+            torch.distributed.barrier()
+    finally:
+        if started_here:
+            torch.distributed.destroy_process_group()
+
+
+def _quiet_deepspeed() -> None:
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # On CPU, init_distributed compiles a shared-memory all-reduce in every process, and a build that is killed leaves a
+    # lock that all later processes wait for. gloo does the same work; skip the build where this version has that hook.
+    backend = sys.modules.get("deepspeed.comm.torch")
+    if not torch.cuda.is_available() and hasattr(backend, "build_shm_op"):
+        setattr(backend, "build_shm_op", lambda: None)  # noqa: B010 - a module attribute that type checkers cannot see
+
+
+def device_of(world: World) -> torch.device:
+    """The device of this process."""
+    return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices and embeddings decay; biases and normalisation weights do not."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineConfig, passes: int) -> Any:
+    """Wrap a module for training: AdamW, ZeRO, gradient accumulation over ``passes``, clipping.
+
+    DeepSpeed averages gradients over passes and processes; callers that want sums multiply by both.
+    """
+    import deepspeed
+
+    optimizer = torch.optim.AdamW(
+        parameter_groups(module, optim.weight_decay), lr=optim.learning_rate, fused=torch.cuda.is_available()
+    )
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer,
+        config={
+            "train_micro_batch_size_per_gpu": config.micro_batch_size,
+            "gradient_accumulation_steps": passes,
+            "gradient_clipping": config.gradient_clipping,
+            "zero_optimization": {"stage": config.zero_stage},
+            "steps_per_print": sys.maxsize,
+        },
+    )
+    return engine
+
+
+def inference_engine(module: torch.nn.Module) -> Any:
+    """Wrap a frozen module for inference in this process."""
+    import deepspeed
+
+    return deepspeed.init_inference(module.eval(), dtype=torch.float32, replace_with_kernel_inject=False)

@@ -1,0 +1,190 @@
+"""The one training loop: teacher fine-tuning, general and task distillation all run here.
+
+Every quantity that shapes the result is a function of (seed, step, micro-batch), never of the process: the samples, the
+dropout, and the normalisation of the loss, which divides by counts over the whole global batch. So one process and
+many compute the same, and a run that was stopped continues as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from refbert_dist.config import Experiment, OptimConfig
+from refbert_dist.data.sampler import MicroBatch, Sampler
+from refbert_dist.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from refbert_dist.engine.distributed import device_of, training_engine
+from refbert_dist.engine.optimizer_state import gather_moments, restore_moments
+from refbert_dist.engine.stop import StopFlag
+from refbert_dist.engine.world import World
+from refbert_dist.errors import RefusedError, StoppedError
+from refbert_dist.tracking.metrics import MetricsLog
+from refbert_dist.tracking.progress import Progress
+
+log = logging.getLogger(__name__)
+
+STOP_CHECK_STEPS = 10
+"""Steps between two agreements on whether to stop; each costs one small all-reduce."""
+
+
+class Objective(Protocol):
+    """What a job trains: a module whose forward returns the loss terms of a micro-batch as *sums*."""
+
+    module: torch.nn.Module
+    weights: dict[str, float]
+    lengths: np.ndarray
+
+    def batch(self, samples: np.ndarray, device: torch.device) -> dict[str, Any]:
+        """The module's keyword arguments for these samples."""
+
+    def denominators(self, samples: np.ndarray) -> dict[str, float]:
+        """For each loss term, what its sum over a whole global batch is divided by."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Name, budget and place of one training job."""
+
+    stage: str
+    name: str
+    optim: OptimConfig
+    run_dir: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of this job's checkpoints."""
+        return self.run_dir / "checkpoints" / self.name
+
+
+def total_steps(optim: OptimConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of a job."""
+    return optim.steps if optim.steps is not None else max(1, round((optim.epochs or 0) * steps_per_epoch))
+
+
+def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:
+    """Rate of optimizer step ``step`` (from 0): linear warm-up, then constant or linear to zero."""
+    warmup = round(optim.warmup_fraction * steps)
+    if step < warmup:
+        return optim.learning_rate * (step + 1) / warmup
+    if optim.schedule == "constant":
+        return optim.learning_rate
+    return optim.learning_rate * (steps - step) / max(1, steps - warmup)
+
+
+def seed_micro_batch(seed: int, step: int, index: int) -> None:
+    """Give the micro-batch its own random stream, whichever process computes it."""
+    digest = hashlib.sha256(f"{seed}/{step}/{index}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def train(objective: Objective, job: Job, exp: Experiment, world: World) -> TrainState:
+    """Train ``objective.module`` in place for the job's budget, continuing from its newest complete checkpoint."""
+    config = exp.engine
+    sampler = Sampler(objective.lengths, job.optim.batch_size, config.micro_batch_size, exp.seed)
+    steps = total_steps(job.optim, sampler.steps_per_epoch)
+    passes = sampler.passes(world.size)
+    device = device_of(world)
+
+    restored = load_checkpoint(job.checkpoints)
+    if restored:
+        objective.module.load_state_dict(restored[1], strict=True)
+    engine = training_engine(objective.module.to(device), job.optim, config, passes)
+    state = TrainState()
+    if restored:
+        state = restored[0]
+        restore_moments(engine, config.zero_stage, restored[2], state.step)
+        log.info("%s continues from step %d of %d", job.name, state.step, steps)
+
+    metrics = MetricsLog(job.run_dir) if world.rank == 0 else None
+    meter = _Meter(list(objective.weights), device)
+    engine.train()
+    started = time.monotonic()
+
+    def now(step: int, samples: int) -> TrainState:
+        return TrainState(step, samples, before.seconds + time.monotonic() - started)
+
+    before = state
+    with (
+        StopFlag() as stop,
+        Progress(job.name, steps, "steps", run_dir=job.run_dir, enabled=world.rank == 0) as progress,
+    ):
+        progress.update(state.step)
+        for step in range(state.step, steps):
+            batch = sampler.batch(step)
+            denominators = objective.denominators(batch.samples)
+            rate = learning_rate(job.optim, step, steps)
+            for group in engine.optimizer.param_groups:
+                group["lr"] = rate
+            for micro in batch.share(world.rank, world.size, passes):
+                seed_micro_batch(exp.seed, step, micro.index)
+                terms = _forward(engine, objective, micro, device)
+                scaled = {name: terms[name] / denominators[name] for name in objective.weights}
+                loss = sum(objective.weights[name] * value for name, value in scaled.items())
+                # DeepSpeed averages over passes and processes, but the terms already are shares of the global mean.
+                engine.backward(loss * (0.0 if micro.filler else float(passes * world.size)))
+                engine.step()
+                if not micro.filler:
+                    meter.add(scaled)
+            state = now(step + 1, state.samples + len(batch.samples))
+            meter.steps += 1
+
+            if state.step % exp.tracking.log_steps == 0 or state.step == steps:
+                values = meter.take(objective.weights)
+                if not np.isfinite(values["loss"]):
+                    raise RefusedError(
+                        f"the loss of {job.name} is {values['loss']} at step {state.step}; "
+                        f"lower the learning rate {job.optim.learning_rate} or check the data"
+                    )
+                values |= {"learning_rate": rate, "samples": state.samples}
+                if metrics:
+                    metrics.write(job.stage, job.name, state.step, values)
+                progress.update(state.step, loss=values["loss"])
+            else:
+                progress.update(state.step)
+
+            stopping = state.step % STOP_CHECK_STEPS == 0 and stop.agreed()
+            if stopping or state.step == steps or state.step % config.checkpoint_steps == 0:
+                _save(engine, job, exp, world, state)
+            if stopping and state.step < steps:
+                raise StoppedError(f"{job.name} stopped at step {state.step} of {steps}; run the same command again")
+    return state
+
+
+def _forward(engine: Any, objective: Objective, micro: MicroBatch, device: torch.device) -> dict[str, torch.Tensor]:
+    terms: dict[str, torch.Tensor] = engine(**objective.batch(micro.samples, device))
+    return terms
+
+
+def _save(engine: Any, job: Job, exp: Experiment, world: World, state: TrainState) -> None:
+    moments = gather_moments(engine, exp.engine.zero_stage)
+    if world.rank == 0:
+        save_checkpoint(job.checkpoints, state, engine.module.state_dict(), moments, exp.engine.keep_checkpoints)
+    # Without this a fast process could be killed by a slow one's failure after it had gone on past the save.
+    torch.distributed.barrier()
+
+
+class _Meter:
+    """Loss terms since the last record; summed on the device, reduced over processes only when read."""
+
+    def __init__(self, names: list[str], device: torch.device) -> None:
+        self.names = names
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+        self.steps = 0
+
+    def add(self, terms: dict[str, torch.Tensor]) -> None:
+        self.sums += torch.stack([terms[name].detach().double() for name in self.names])
+
+    def take(self, weights: dict[str, float]) -> dict[str, float]:
+        """Mean terms and their weighted sum ``loss`` over the steps since the last call. A collective."""
+        torch.distributed.all_reduce(self.sums)
+        means = dict(zip(self.names, (self.sums / max(1, self.steps)).tolist(), strict=True))
+        self.sums.zero_()
+        self.steps = 0
+        return {"loss": sum(weights[name] * value for name, value in means.items()), **means}

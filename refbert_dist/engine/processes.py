@@ -1,0 +1,246 @@
+"""Local worker processes: started together, watched together, ended together, whatever happens to any of them.
+
+``RUN_DIR/logs/STAGE-rankN.log`` gets what process N writes to stdout and stderr; ``STAGE-rankN.error.json`` holds the
+sentence by which a worker explains its failure (:func:`report_error`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from refbert_dist.artifacts import read_json, write_json
+from refbert_dist.engine.world import free_port, rendezvous
+from refbert_dist.errors import RefBertError, RefusedError, StoppedError, UserError
+from refbert_dist.tracking.progress import show
+
+POLL_INTERVAL_S = 0.1
+FAILURE_GRACE_S = 5.0
+"""After one process failed: time from SIGTERM to SIGKILL of the others, which can do nothing useful without it."""
+STOP_GRACE_S = 60.0
+"""After a stop was asked for: time to finish the step and save a checkpoint. A second signal ends the wait."""
+TAIL_LINES = 15
+
+STOPPED_MESSAGE = "stopped; run the same command again to continue"
+
+# The kernel kills a worker when its parent dies, also by SIGKILL, so none is ever left over. The order is given by a
+# small program that then becomes the worker, because Python code between fork and exec may deadlock when the parent has
+# threads, and ours has one for MLflow. A parent that died before the order took effect is seen by its changed id.
+TIE_TO_PARENT = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Worker:
+    rank: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def status(self) -> int | None:
+        """Exit status, minus the signal's number if one ended it, None while it runs.
+
+        The process is left unreaped, so that its id stays its own until :meth:`kill` has used it.
+        """
+        ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def kill(self) -> None:
+        """End the process and all that it started in its session, and reap it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def run_processes(
+    argv: Sequence[str],
+    *,
+    count: int,
+    threads: int | None,
+    run_dir: Path | str,
+    stage: str,
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """Run ``count`` processes of the program ``argv`` on this machine to their end; returns 0.
+
+    Args:
+        argv: program and arguments, the same for every process; their rank is in the environment.
+        count: processes.
+        threads: CPU threads of each; None shares the cores evenly.
+        run_dir: its ``logs`` folder gets their output.
+        stage: names the log files.
+        environment: variables to set beside those of this process and of :func:`worker_environment`.
+
+    Raises:
+        UserError, RefusedError, StoppedError: as a worker reported it.
+        RefusedError: a worker crashed without a report; the end of its log is logged.
+        StoppedError: this process got SIGINT or SIGTERM; the workers had time to save.
+    """
+    logs = Path(run_dir) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for stale in logs.glob(f"{stage}-rank*.error.json"):
+        stale.unlink()
+    port = free_port()
+    workers: list[_Worker] = []
+    with _stop_signals() as received, show(run_dir, stage, _log_path(run_dir, stage, 0)) as refresh:
+        try:
+            for rank in range(count):
+                variables = worker_environment(rank, count, port, threads) | dict(environment or {})
+                workers.append(_start(argv, rank, variables, _log_path(run_dir, stage, rank)))
+            failed = _watch(workers, received, refresh)
+            if failed or received:
+                _ask_to_end(workers, FAILURE_GRACE_S if failed else STOP_GRACE_S, received, refresh)
+        finally:
+            for worker in workers:
+                worker.kill()
+    if received:
+        raise StoppedError(STOPPED_MESSAGE)
+    if failed:
+        raise _explain(run_dir, stage, failed, count)
+    return 0
+
+
+def worker_environment(rank: int, count: int, port: int, threads: int | None) -> dict[str, str]:
+    """Variables of a local worker: its place, its share of the cores, unbuffered output."""
+    share = threads or max(1, len(os.sched_getaffinity(0)) // count)
+    variables = rendezvous(rank, count, port, local_rank=rank) | {
+        "OMP_NUM_THREADS": str(share),
+        "MKL_NUM_THREADS": str(share),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if not has_cuda_device():
+        variables["DS_ACCELERATOR"] = "cpu"
+    return variables
+
+
+def has_cuda_device() -> bool:
+    """True where the NVIDIA driver is loaded and not hidden; costs nothing, unlike asking torch."""
+    return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def report_error(run_dir: Path | str, stage: str, rank: int, error: RefBertError) -> None:
+    """Leave the sentence of an error for the parent; the worker then exits with ``error.exit_code``."""
+    write_json(_error_path(run_dir, stage, rank), {"exit_code": error.exit_code, "message": str(error)})
+
+
+def _log_path(run_dir: Path | str, stage: str, rank: int) -> Path:
+    return Path(run_dir) / "logs" / f"{stage}-rank{rank}.log"
+
+
+def _error_path(run_dir: Path | str, stage: str, rank: int) -> Path:
+    return Path(run_dir) / "logs" / f"{stage}-rank{rank}.error.json"
+
+
+def _start(argv: Sequence[str], rank: int, variables: Mapping[str, str], log: Path) -> _Worker:
+    tied = [sys.executable, "-I", "-S", "-c", TIE_TO_PARENT, str(os.getpid()), *argv]
+    with log.open("ab") as output:
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        output.write(f"=== {now} start of process {rank}: {shlex.join(argv)}\n".encode())
+        output.flush()
+        process = subprocess.Popen(
+            tied,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **variables},
+            # Its own session: Ctrl-C reaches only the parent, and a kill reaches what the worker itself has started.
+            start_new_session=True,
+        )
+    return _Worker(rank, process, log)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them."""
+    received: list[int] = []
+
+    def collect(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        # Python delivers signals to the main thread only and refuses handlers elsewhere.
+        yield received
+        return
+    before = {number: signal.signal(number, collect) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(workers: Sequence[_Worker], received: Sequence[int], refresh: Callable[[], None]) -> dict[int, int]:
+    """Wait for the end of all, the failure of some, or a signal; gives rank -> status of those that failed."""
+    while True:
+        statuses = {worker.rank: worker.status() for worker in workers}
+        failed = {rank: status for rank, status in statuses.items() if status}
+        if failed or received or all(status == 0 for status in statuses.values()):
+            return failed
+        refresh()
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _ask_to_end(
+    workers: Sequence[_Worker], grace_s: float, received: Sequence[int], refresh: Callable[[], None]
+) -> None:
+    """SIGTERM to those that run; wait until they have ended, the time is up or another signal comes."""
+    for worker in workers:
+        if worker.status() is None:
+            worker.process.send_signal(signal.SIGTERM)
+    before = len(received)
+    deadline = time.monotonic() + grace_s
+    while (
+        any(worker.status() is None for worker in workers) and time.monotonic() < deadline and len(received) == before
+    ):
+        refresh()
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _explain(run_dir: Path | str, stage: str, failed: Mapping[int, int], count: int) -> RefBertError:
+    """The error to raise: a worker's own sentence if there is one, otherwise how the first one ended.
+
+    When one process fails the others often crash for the loss of it, and may do so before the first has ended; so any
+    report comes before any crash, but "stopped" only if nothing else went wrong.
+    """
+    reports = {rank: read_json(path) for rank in range(count) if (path := _error_path(run_dir, stage, rank)).exists()}
+    kinds: dict[int, type[RefBertError]] = {kind.exit_code: kind for kind in (UserError, RefusedError, StoppedError)}
+    for rank in sorted(reports, key=lambda rank: (rank not in failed, rank)):
+        if reports[rank]["exit_code"] != StoppedError.exit_code:
+            return kinds[reports[rank]["exit_code"]](reports[rank]["message"])
+    crashed = {rank: status for rank, status in failed.items() if status != StoppedError.exit_code}
+    if not crashed:
+        return StoppedError(next((report["message"] for report in reports.values()), STOPPED_MESSAGE))
+    rank, status = min(crashed.items())
+    log = _log_path(run_dir, stage, rank)
+    logger.error("the end of %s:\n%s", log, _tail(log))
+    how = f"exit status {status}" if status > 0 else signal.Signals(-status).name
+    return RefusedError(f"stage {stage} failed in process {rank} ({how}); see {log}")
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as stream:
+        lines = deque(stream, maxlen=TAIL_LINES)
+    return b"".join(lines).decode(errors="replace").rstrip()

@@ -1,0 +1,1 @@
+"""Student, teacher, and how their layers correspond. Import the modules themselves: most of them load torch."""

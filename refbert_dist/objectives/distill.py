@@ -1,0 +1,226 @@
+"""TinyBERT's losses (arXiv 1909.10351) between a student, with or without references, and cached or online targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from refbert_dist.cache.states import TeacherStates
+from refbert_dist.config import DistillConfig
+from refbert_dist.data.batching import pad_rows, to_device, token_batch
+from refbert_dist.data.tokens import TokenSet
+from refbert_dist.errors import UserError
+from refbert_dist.losses import hidden_mse, mse_regression, relation_divergence, score_mse, soft_cross_entropy
+from refbert_dist.models.layer_map import layer_map
+from refbert_dist.models.parts import attention_scores, queries_keys_values
+from refbert_dist.models.teacher import Teacher
+from refbert_dist.references.states import ReferenceStates
+
+Terms = dict[str, Tensor]
+
+
+class References:
+    """The references of a token set's samples: neighbours found beforehand, states from the pool."""
+
+    def __init__(self, neighbours: np.ndarray, states: ReferenceStates) -> None:
+        self.neighbours = neighbours
+        self.states = states
+
+    def of(self, samples: np.ndarray) -> dict[str, Tensor]:
+        """Keyword arguments for the student's forward."""
+        return self.states.gather(self.neighbours[samples])
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Which student layer learns from which teacher layer, and how attention is compared."""
+
+    mapped: tuple[int, ...]
+    """Teacher layer of student layer 1, 2, ..."""
+    attention: Literal["scores", "relations"]
+    relation_heads: int
+    """Heads that queries, keys and values are cut into for relations: the teacher's number, or the nearest below that
+    divides both widths."""
+
+    @classmethod
+    def make(cls, config: DistillConfig, student: Any, teacher: Teacher) -> LayerPlan:
+        """Resolve the ``auto`` settings for these shapes; ``student`` is the student's configuration."""
+        same_heads = student.num_attention_heads == teacher.num_heads
+        if config.attention == "scores" and not same_heads:
+            raise UserError(
+                f"distill.attention is 'scores' but student.heads is {student.num_attention_heads} and the teacher has "
+                f"{teacher.num_heads} heads; set distill.attention=relations or student.heads={teacher.num_heads}"
+            )
+        scores = config.attention == "scores" or (config.attention == "auto" and same_heads)
+        common = math.gcd(student.hidden_size, teacher.hidden_size)
+        return cls(
+            layer_map(config.layer_map, student.num_hidden_layers, teacher.num_layers),
+            "scores" if scores else "relations",
+            max(heads for heads in range(1, teacher.num_heads + 1) if common % heads == 0),
+        )
+
+
+class EncoderModule(nn.Module):
+    """A student encoder and its width maps; forward returns embedding, attention and hidden losses as sums."""
+
+    def __init__(self, student: Any, teacher: Teacher, plan: LayerPlan, config: DistillConfig) -> None:
+        super().__init__()
+        self.student = student
+        self.plan = plan
+        self.active = {name for name, weight in config.weights if weight and name != "prediction"}
+        maps = 1 if config.projection == "shared" else len(plan.mapped) + 1
+        if not self.active & {"embedding", "hidden"}:
+            maps = 0
+        width = student.config.hidden_size
+        self.projections = nn.ModuleList(nn.Linear(width, teacher.hidden_size) for _ in range(maps))
+        # Kept out of the module tree: the teacher is frozen and must not reach optimizer, checkpoints or ZeRO.
+        self._frozen = (teacher,)
+
+    def project(self, level: int, hidden: Tensor) -> Tensor:
+        """Student states ``[B, S, H]`` of level 0 (embeddings) to M in the teacher's width ``[B, S, T]``."""
+        return self.projections[level if len(self.projections) > 1 else 0](hidden)  # type: ignore[no-any-return]
+
+    def forward(self, inputs: dict[str, Tensor], targets: dict[int, Tensor], references: dict[str, Tensor]) -> Terms:
+        """``targets``: teacher layer -> states ``[B, S, T]``."""
+        (teacher,) = self._frozen
+        mask = inputs["attention_mask"]
+        with torch.no_grad():
+            targets = {0: teacher.embed(inputs["input_ids"], inputs["token_type_ids"]), **targets}
+        hidden = self.student(**inputs, **references, output_hidden_states=True).hidden_states
+        terms: Terms = {}
+        if "embedding" in self.active:
+            terms["embedding"] = hidden_mse(self.project(0, hidden[0]), targets[0], mask)
+        if "hidden" in self.active:
+            losses = [
+                hidden_mse(self.project(level, hidden[level]), targets[layer], mask)
+                for level, layer in enumerate(self.plan.mapped, start=1)
+            ]
+            terms["hidden"] = torch.stack(losses).sum()
+        if "attention" in self.active:
+            losses = [
+                self._attention(level, hidden[level - 1], layer, targets[layer - 1], mask)
+                for level, layer in enumerate(self.plan.mapped, start=1)
+            ]
+            terms["attention"] = torch.stack(losses).sum()
+        return terms
+
+    def _attention(self, level: int, below: Tensor, layer: int, target_below: Tensor, mask: Tensor) -> Tensor:
+        """Attention loss of one layer, from the states below it: neither side keeps attention maps."""
+        (teacher,) = self._frozen
+        if self.plan.attention == "scores":
+            with torch.no_grad():
+                wanted = attention_scores(teacher.encoder, layer, target_below)
+            return score_mse(attention_scores(self.student, level, below), wanted, mask)
+        with torch.no_grad():
+            parts = queries_keys_values(teacher.encoder, layer, target_below)
+        own = queries_keys_values(self.student, level, below)
+        return relation_divergence(own, parts, mask, self.plan.relation_heads)
+
+
+class EncoderObjective:
+    """General stage, and first phase of the task stage: the student's states against the teacher's."""
+
+    def __init__(
+        self,
+        student: Any,
+        teacher: Teacher,
+        tokens: TokenSet,
+        states: TeacherStates,
+        references: References | None,
+        config: DistillConfig,
+    ) -> None:
+        self.plan = LayerPlan.make(config, student.config, teacher)
+        self.module = EncoderModule(student, teacher, self.plan, config)
+        self.weights = {name: weight for name, weight in config.weights if name in self.module.active}
+        self.tokens = tokens
+        self.lengths = tokens.lengths
+        self.states = states
+        self.references = references
+        self.pad_id = teacher.pad_token_id
+        self.target_layers = _target_layers(self.plan.mapped, self.module.active)
+
+    def batch(self, samples: np.ndarray, device: torch.device) -> dict[str, Any]:
+        """Inputs, targets of the mapped layers, references."""
+        found = self.states.layers(samples, self.target_layers) if self.target_layers else {}
+        targets = {layer: torch.from_numpy(pad_rows(rows)).to(device) for layer, rows in found.items()}
+        return {
+            "inputs": to_device(token_batch(self.tokens, samples, self.pad_id), device),
+            "targets": targets,
+            "references": self.references.of(samples) if self.references else {},
+        }
+
+    def denominators(self, samples: np.ndarray) -> dict[str, float]:
+        """Means over tokens; over (query, key) pairs for attention scores."""
+        lengths = self.lengths[samples].astype(np.float64)
+        pairs = float((lengths**2).sum()) if self.plan.attention == "scores" else float(lengths.sum())
+        return {"embedding": float(lengths.sum()), "hidden": float(lengths.sum()), "attention": pairs}
+
+
+def _target_layers(mapped: Sequence[int], active: set[str]) -> tuple[int, ...]:
+    layers: set[int] = set()
+    if "hidden" in active:
+        layers |= set(mapped)
+    if "attention" in active:
+        layers |= {layer - 1 for layer in mapped}
+    return tuple(sorted(layers - {0}))
+
+
+class PredictionModule(nn.Module):
+    """A student with a head; forward returns the summed prediction loss."""
+
+    def __init__(self, student: Any, temperature: float) -> None:
+        super().__init__()
+        self.student = student
+        self.temperature = temperature
+
+    def forward(self, inputs: dict[str, Tensor], references: dict[str, Tensor], **wanted: Tensor) -> Terms:
+        """``wanted``: the teacher's ``logits [B, C]``, or gold ``labels [B]`` where the task is regression."""
+        logits = self.student(**inputs, **references).logits
+        if "labels" in wanted:
+            return {"prediction": mse_regression(logits, wanted["labels"])}
+        return {"prediction": soft_cross_entropy(logits, wanted["logits"], self.temperature)}
+
+
+class PredictionObjective:
+    """Second phase of the task stage: the teacher's logits; gold scores for regression, as in TinyBERT's code."""
+
+    def __init__(
+        self,
+        student: Any,
+        tokens: TokenSet,
+        states: TeacherStates,
+        references: References | None,
+        config: DistillConfig,
+        pad_id: int,
+    ) -> None:
+        self.module = PredictionModule(student, config.temperature)
+        self.weights = {"prediction": config.weights.prediction}
+        self.regression = student.config.num_labels == 1
+        self.tokens = tokens
+        self.lengths = tokens.lengths
+        self.states = states
+        self.references = references
+        self.pad_id = pad_id
+
+    def batch(self, samples: np.ndarray, device: torch.device) -> dict[str, Any]:
+        """Inputs, references and what is wanted."""
+        batch: dict[str, Any] = {
+            "inputs": to_device(token_batch(self.tokens, samples, self.pad_id), device),
+            "references": self.references.of(samples) if self.references else {},
+        }
+        if self.regression:
+            assert self.tokens.labels is not None
+            batch["labels"] = torch.from_numpy(self.tokens.labels[samples]).to(device)
+        else:
+            batch["logits"] = torch.from_numpy(self.states.logits(samples)).to(device)
+        return batch
+
+    def denominators(self, samples: np.ndarray) -> dict[str, float]:
+        """The loss is a mean over samples."""
+        return {"prediction": float(len(samples))}

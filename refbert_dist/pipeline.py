@@ -1,0 +1,225 @@
+"""The order of the stages and what each needs: the one list that every command reads.
+
+Works like ``make``: a stage runs when what it leaves is not there and something wanted needs it. Importing this module
+loads neither torch nor transformers, so plans are made in no time on a login node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from refbert_dist import preflight
+from refbert_dist.cache.contract import states_artifact, task_teacher
+from refbert_dist.config import Experiment
+from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
+from refbert_dist.engine.world import World
+from refbert_dist.errors import RefBertError, UserError, did_you_mean
+from refbert_dist.references.neighbours import neighbours_artifact
+from refbert_dist.rundir import open_run, record_stage
+from refbert_dist.tracking.mlflow_sync import MlflowSync
+
+Check = Callable[[Experiment], bool]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline."""
+
+    name: str
+    title: str
+    """What it does, for people."""
+    entry: str
+    """``module:function`` of its ``run(experiment) -> result``."""
+    needs: tuple[str, ...]
+    wanted: Check
+    """Does this experiment have the stage?"""
+    done: Check
+    """Is everything that it leaves there?"""
+    distributed: bool = False
+    """Do all processes work on it together?"""
+
+    def run(self, exp: Experiment) -> dict[str, Any]:
+        """Run it in this process, as the rank that the environment names."""
+        module, function = self.entry.split(":")
+        started = time.monotonic()
+        result: dict[str, Any] = getattr(importlib.import_module(module), function)(exp)
+        world = World.from_environment()
+        if world.rank == 0:
+            record_stage(exp.run.dir, self.name, time.monotonic() - started, world.size, result)
+        return result
+
+
+def _models_saved(exp: Experiment, phase: str) -> bool:
+    return all((exp.run.dir / "models" / f"{phase}-{system}" / "training.json").exists() for system in exp.trained_systems())
+
+
+STAGES = (
+    Stage(
+        "prepare",
+        "text to token shards",
+        "refbert_dist.stages.prepare:run",
+        (),
+        wanted=lambda exp: True,
+        done=lambda exp: all(tokens_artifact(exp, part).complete for part in parts(exp)),
+    ),
+    Stage(
+        "retrieve",
+        "neighbours of every sample",
+        "refbert_dist.stages.retrieve:run",
+        ("prepare",),
+        wanted=lambda exp: exp.references.kept > 0,
+        done=lambda exp: all(neighbours_artifact(exp, part).complete for part in parts(exp)),
+    ),
+    Stage(
+        "cache-general",
+        "teacher states of the corpus",
+        "refbert_dist.stages.cache:general",
+        ("prepare",),
+        wanted=lambda exp: exp.corpus is not None and exp.distill.targets == "cache",
+        done=lambda exp: states_artifact(exp, "general").complete,
+        distributed=True,
+    ),
+    Stage(
+        "distill-general",
+        "students learn the teacher's language",
+        "refbert_dist.stages.distill:general",
+        ("retrieve", "cache-general"),
+        wanted=lambda exp: exp.corpus is not None,
+        done=lambda exp: _models_saved(exp, "general"),
+        distributed=True,
+    ),
+    Stage(
+        "finetune",
+        "the task teacher",
+        "refbert_dist.stages.finetune:run",
+        ("prepare",),
+        wanted=lambda exp: exp.task is not None,
+        done=lambda exp: (task_teacher(exp) / "training.json").exists(),
+        distributed=True,
+    ),
+    Stage(
+        "cache-task",
+        "fine-tuned teacher states of the training rows",
+        "refbert_dist.stages.cache:task",
+        ("finetune",),
+        wanted=lambda exp: exp.task is not None and exp.distill.targets == "cache",
+        done=lambda exp: states_artifact(exp, "task").complete,
+        distributed=True,
+    ),
+    Stage(
+        "distill-task",
+        "students learn the task",
+        "refbert_dist.stages.distill:task",
+        ("retrieve", "distill-general", "finetune", "cache-task"),
+        wanted=lambda exp: exp.task is not None,
+        done=lambda exp: _models_saved(exp, "prediction"),
+        distributed=True,
+    ),
+    Stage(
+        "evaluate",
+        "dev scores, sizes and latencies",
+        "refbert_dist.stages.evaluate:run",
+        ("distill-task",),
+        wanted=lambda exp: exp.task is not None,
+        done=lambda exp: (exp.run.dir / "results.json").exists(),
+    ),
+    Stage(
+        "export",
+        "a self-contained model folder",
+        "refbert_dist.stages.export:run",
+        ("distill-general", "evaluate"),
+        wanted=lambda exp: True,
+        done=lambda exp: (exp.run.dir / "export" / "config.json").exists(),
+    ),
+)
+
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+Launch = Callable[[Stage, Experiment], None]
+"""How a stage is started: in this process, in several local ones, on a cluster."""
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name."""
+    if name not in BY_NAME:
+        raise UserError(f"stage is '{name}', which does not exist{did_you_mean(name, BY_NAME)}")
+    return BY_NAME[name]
+
+
+def missing_stages(exp: Experiment, targets: Iterable[str] = ("export",)) -> list[Stage]:
+    """The stages that must run, in order, so that everything ``targets`` leave is there."""
+    needed: set[str] = set()
+
+    def visit(name: str) -> None:
+        stage = stage_named(name)
+        # An unwanted stage leaves nothing, but what it would need may still be needed: look through it.
+        if not stage.wanted(exp) or not stage.done(exp):
+            if stage.wanted(exp):
+                needed.add(name)
+            for need in stage.needs:
+                visit(need)
+
+    for target in targets:
+        visit(target)
+    return [stage for stage in STAGES if stage.name in needed]
+
+
+def in_this_process(stage: Stage, exp: Experiment) -> None:
+    """The simplest launcher: for debugging and tests."""
+    stage.run(exp)
+
+
+def check(exp: Experiment) -> None:
+    """Everything that can be known to be wrong before work starts."""
+    preflight.check(exp)
+    for part in parts(exp):
+        if tokens_artifact(exp, part).complete:
+            check_sources(exp, part)
+
+
+def run(
+    exp: Experiment,
+    targets: Iterable[str] = ("export",),
+    launch: Launch = in_this_process,
+    announce: Callable[[Stage, int, int], None] = lambda stage, number, count: None,
+) -> list[str]:
+    """Run what is missing for ``targets``; returns the names of the stages that ran."""
+    check(exp)
+    with open_run(exp):
+        stages = missing_stages(exp, targets)
+        if not stages:
+            return []
+        with _tracking(exp):
+            for number, stage in enumerate(stages, start=1):
+                announce(stage, number, len(stages))
+                launch(stage, exp)
+                if not stage.done(exp):
+                    raise RefBertError(f"stage {stage.name} ended without leaving its result; see {exp.run.dir}/logs")
+    return [stage.name for stage in stages]
+
+
+@contextlib.contextmanager
+def _tracking(exp: Experiment) -> Iterator[None]:
+    """Copy what the run records to MLflow while it goes on; never in its way."""
+    if not exp.tracking.mlflow:
+        yield
+        return
+    sync = MlflowSync(
+        exp.run.dir,
+        exp.tracking.mlflow_uri,
+        exp.tracking.experiment,
+        params=exp.model_dump(mode="json"),
+        tags={"refbert.run_dir": str(exp.run.dir)},
+    )
+    sync.start()
+    try:
+        yield
+    except BaseException:
+        sync.close("FAILED")
+        raise
+    sync.close("FINISHED")

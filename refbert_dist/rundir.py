@@ -1,0 +1,78 @@
+"""The run directory: one experiment lives in it, one driver works in it at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from refbert_dist.artifacts import write_json, write_text
+from refbert_dist.artifacts.disk import explain_disk_errors
+from refbert_dist.config import Experiment, first_difference, load_experiment, to_yaml
+from refbert_dist.errors import UserError
+from refbert_dist.tracking.provenance import write_provenance
+
+EXPERIMENT = "experiment.yaml"
+
+MAY_CHANGE = (
+    "run",
+    "cache",
+    "launch",
+    "tracking",
+    "engine.zero_stage",
+    "engine.timeout_s",
+    "engine.checkpoint_steps",
+    "engine.keep_checkpoints",
+)
+"""Settings that do not change what is computed, and so may differ when a run is continued."""
+
+
+@contextlib.contextmanager
+def open_run(exp: Experiment) -> Iterator[Path]:
+    """Make or continue the run directory; refuse one of another experiment, or one that is in use."""
+    run_dir = exp.run.dir
+    with explain_disk_errors(run_dir):
+        if run_dir.exists() and not run_dir.is_dir():
+            raise UserError(f"run.dir is '{run_dir}', which is a file; choose a folder")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        check_same_experiment(exp)
+        lock = (run_dir / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"run.dir '{run_dir}' is in use by another refbert command; wait for it, or choose another run.dir"
+            ) from None
+        write_text(run_dir / EXPERIMENT, to_yaml(exp))
+        write_provenance(run_dir)
+        yield run_dir
+
+
+def check_same_experiment(exp: Experiment) -> None:
+    """Refuse a run directory that holds another experiment; the message names the first field that differs."""
+    path = exp.run.dir / EXPERIMENT
+    if not path.exists():
+        return
+    difference = first_difference(load_experiment(path), exp, ignore=MAY_CHANGE)
+    if difference:
+        name, old, new = difference
+        raise UserError(
+            f"run.dir '{exp.run.dir}' holds another experiment: {name} is {old!r} there and {new!r} here; "
+            f"choose another run.dir, or set {name} back"
+        )
+
+
+def record_stage(run_dir: Path, stage: str, seconds: float, processes: int, result: dict[str, Any]) -> None:
+    """Note in ``RUN_DIR/stages/`` what a finished stage gave and took."""
+    record = {
+        "stage": stage,
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": round(seconds, 1),
+        "processes": processes,
+        "result": result,
+    }
+    write_json(run_dir / "stages" / f"{stage}.json", record)

@@ -1,0 +1,27 @@
+"""The teacher's states of every pool row, written by all processes together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refbert_dist.cache.contract import Scope, states_artifact
+from refbert_dist.cache.writer import build_states
+from refbert_dist.config import Experiment
+from refbert_dist.engine.distributed import process_group
+
+
+def general(exp: Experiment) -> dict[str, Any]:
+    """Cache the teacher as given on the corpus."""
+    return _run(exp, "general")
+
+
+def task(exp: Experiment) -> dict[str, Any]:
+    """Cache the fine-tuned teacher on the task's training rows."""
+    return _run(exp, "task")
+
+
+def _run(exp: Experiment, scope: Scope) -> dict[str, Any]:
+    with process_group(exp.engine.timeout_s) as world:
+        manifest = build_states(exp, scope, world)
+    states_artifact(exp, scope).register(exp.run.dir)
+    return {name: manifest[name] for name in ("shards", "samples", "tokens", "bytes")}

@@ -1,0 +1,146 @@
+"""Distillation of every system of the experiment at equal budget: general stage, then the task's two phases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refbert_dist.cache.contract import Scope, scope_part, value_layer
+from refbert_dist.cache.states import TeacherStates, open_states
+from refbert_dist.cache.writer import load_teacher
+from refbert_dist.config import Experiment, OptimConfig, SystemName
+from refbert_dist.data.tasks import task_spec
+from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
+from refbert_dist.engine.distributed import device_of, process_group
+from refbert_dist.engine.loop import Job, Objective, train
+from refbert_dist.engine.world import World
+from refbert_dist.models.teacher import Teacher
+from refbert_dist.objectives.distill import EncoderObjective, PredictionObjective, References
+from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
+from refbert_dist.references.states import ReferenceStates
+from refbert_dist.stages.students import (
+    PROJECTIONS,
+    add_record,
+    is_saved,
+    load_encoder,
+    load_projections,
+    model_folder,
+    new_classifier,
+    new_encoder,
+    save_folder,
+    save_projections,
+    training_record,
+)
+
+
+class Setting:
+    """What the students of one scope learn from: tokens, teacher, its states, and the references of any part."""
+
+    def __init__(self, exp: Experiment, scope: Scope, device: torch.device) -> None:
+        self.exp = exp
+        self.device = device
+        self.tokens = TokenSet.open(tokens_artifact(exp, scope_part(scope)))
+        self.teacher: Teacher = load_teacher(exp, scope).to(device).eval().requires_grad_(False)
+        self.states: TeacherStates = open_states(exp, scope, self.teacher, device)
+
+    def reference_states(self) -> ReferenceStates:
+        """States of pool rows as references."""
+        return ReferenceStates(
+            self.tokens,
+            self.states,
+            self.teacher,
+            key_layer=self.exp.references.key_layer,
+            value_layer=value_layer(self.exp),
+            max_length=self.exp.references.max_length,
+            device=self.device,
+        )
+
+    def references(self, system: SystemName, part: Part) -> References | None:
+        """The references that ``system`` reads with the samples of ``part``."""
+        count = self.exp.reference_count(system)
+        if count == 0:
+            return None
+        table = NeighbourTable.open(neighbours_artifact(self.exp, part))
+        return References(table.prefix(count), self.reference_states())
+
+
+def general(exp: Experiment) -> dict[str, Any]:
+    """Teach every system the teacher's language on the corpus."""
+    with process_group(exp.engine.timeout_s) as world:
+        setting = Setting(exp, "general", device_of(world))
+        for system in exp.trained_systems():
+            _encoder_job(exp, world, setting, system, "general", exp.distill.general, None)
+    return {system: training_record(model_folder(exp, f"general-{system}")) for system in exp.trained_systems()}
+
+
+def task(exp: Experiment) -> dict[str, Any]:
+    """Teach every system the task: hidden states and attention first, then predictions."""
+    assert exp.task is not None
+    num_labels = task_spec(exp.task.name).num_labels
+    with process_group(exp.engine.timeout_s) as world:
+        setting = Setting(exp, "task", device_of(world))
+        for system in exp.trained_systems():
+            start = model_folder(exp, f"general-{system}") if exp.corpus else None
+            _encoder_job(exp, world, setting, system, "intermediate", exp.distill.intermediate, start)
+            encoder = model_folder(exp, f"intermediate-{system}")
+            folder = model_folder(exp, f"prediction-{system}")
+            if is_saved(folder):
+                continue
+            student = new_classifier(exp, system, encoder, num_labels)
+            objective = PredictionObjective(
+                student,
+                setting.tokens,
+                setting.states,
+                setting.references(system, "train"),
+                exp.distill,
+                setting.teacher.pad_token_id,
+            )
+            job = Job("distill-task", f"prediction-{system}", exp.distill.prediction, exp.run.dir)
+            _train_and_save(exp, world, objective, job, student, folder, encoder)
+    return {system: training_record(model_folder(exp, f"prediction-{system}")) for system in exp.trained_systems()}
+
+
+def _encoder_job(
+    exp: Experiment,
+    world: World,
+    setting: Setting,
+    system: SystemName,
+    phase: str,
+    optim: OptimConfig,
+    start: Path | None,
+) -> None:
+    folder = model_folder(exp, f"{phase}-{system}")
+    if is_saved(folder):
+        return
+    student = load_encoder(start) if start else new_encoder(exp, system)
+    scope: Scope = "general" if phase == "general" else "task"
+    torch.manual_seed(exp.seed)
+    objective = EncoderObjective(
+        student,
+        setting.teacher,
+        setting.tokens,
+        setting.states,
+        setting.references(system, scope_part(scope)),
+        exp.distill,
+    )
+    if start and (start / PROJECTIONS).exists():
+        load_projections(start, objective.module.projections)
+    job = Job(f"distill-{scope}", f"{phase}-{system}", optim, exp.run.dir)
+    _train_and_save(exp, world, objective, job, student, folder, start)
+
+
+def _train_and_save(
+    exp: Experiment, world: World, objective: Objective, job: Job, student: Any, folder: Path, before: Path | None
+) -> None:
+    state = train(objective, job, exp, world)
+    if world.rank == 0:
+
+        def write(path: Path) -> None:
+            student.save_pretrained(path)
+            if isinstance(objective, EncoderObjective):
+                save_projections(path, objective.module.projections)
+
+        save_folder(folder, write, add_record(state, before))
+    torch.distributed.barrier()

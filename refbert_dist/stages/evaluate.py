@@ -1,0 +1,138 @@
+"""Scores of the teacher and of every student on the task's dev rows; ``results.json`` is what all tables are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from refbert_dist.artifacts import write_json
+from refbert_dist.cache.contract import task_teacher
+from refbert_dist.config import Experiment, SystemName
+from refbert_dist.data.batching import to_device, token_batch
+from refbert_dist.data.tasks import task_spec
+from refbert_dist.data.tokens import TokenSet, tokens_artifact
+from refbert_dist.engine.distributed import device_of
+from refbert_dist.engine.world import World
+from refbert_dist.models.teacher import Teacher
+from refbert_dist.stages.distill import Setting
+from refbert_dist.stages.latency import median_latencies
+from refbert_dist.stages.scores import scores
+from refbert_dist.stages.students import load_classifier, model_folder, training_record
+from refbert_dist.tracking.metrics import MetricsLog
+from refbert_dist.tracking.progress import Progress
+
+Forward = Callable[[np.ndarray], torch.Tensor]
+
+
+def run(exp: Experiment) -> dict[str, Any]:
+    """Evaluate, time, and write ``RUN_DIR/results.json``; returns its rows."""
+    assert exp.task is not None
+    spec = task_spec(exp.task.name)
+    device = device_of(World.from_environment())
+    dev = TokenSet.open(tokens_artifact(exp, "dev"))
+    assert dev.labels is not None
+    setting = Setting(exp, "task", device)
+
+    forwards: dict[str, Forward] = {"teacher": _teacher_forward(setting.teacher, dev, device)}
+    parameters = {"teacher": _parameters(setting.teacher.model)}
+    budgets = {"teacher": training_record(task_teacher(exp))}
+    for system in exp.trained_systems():
+        folder = model_folder(exp, f"prediction-{system}")
+        student = load_classifier(folder).to(device).eval()
+        forwards[system] = _student_forward(student, setting, system, dev, device)
+        parameters[system] = _parameters(student)
+        budgets[system] = training_record(folder)
+
+    rows: list[dict[str, Any]] = []
+    timing = latencies(exp, setting, dev, device)
+    metrics = MetricsLog(exp.run.dir)
+    with Progress("evaluate", len(dev) * len(forwards), "samples", run_dir=exp.run.dir) as progress:
+        done = 0
+        for system_name, forward in forwards.items():
+            logits = []
+            for samples in _batches(len(dev), exp.evaluate.batch_size):
+                logits.append(forward(samples).float().cpu().numpy())
+                done += len(samples)
+                progress.update(done)
+            found = scores(spec.metrics, np.concatenate(logits), dev.labels)
+            metrics.write("evaluate", system_name, budgets[system_name]["steps"], found)
+            for metric, score in found.items():
+                rows.append(
+                    {
+                        "system": system_name,
+                        "task": spec.name,
+                        "seed": exp.seed,
+                        "metric": metric,
+                        "score": round(score, 6),
+                        "n": len(dev),
+                        "references": exp.reference_count("refbert") if system_name == "refbert" else 0,
+                        "params": parameters[system_name],
+                        "size_ratio": round(parameters["teacher"] / parameters[system_name], 3),
+                        "latency_ms": round(1000 * timing["seconds"][system_name], 3),
+                        "latency_ratio": round(timing["seconds"]["teacher"] / timing["seconds"][system_name], 3),
+                        "latency_batch": timing["batch"],
+                        "latency_length": timing["length"],
+                        "steps": budgets[system_name]["steps"],
+                        "seconds": budgets[system_name]["seconds"],
+                    }
+                )
+    write_json(exp.run.dir / "results.json", rows)
+    return {"rows": len(rows)}
+
+
+def latencies(exp: Experiment, setting: Setting, dev: TokenSet, device: torch.device) -> dict[str, Any]:
+    """Median forward time of every system on the same dev rows, references projected beforehand as in the export.
+
+    Network only: looking the references up and reading them from disk is not in it.
+    """
+    samples = np.arange(min(len(dev), exp.evaluate.latency_batch_size))
+    batch = to_device(token_batch(dev, samples, setting.teacher.pad_token_id), device)
+    calls: dict[str, Callable[[], object]] = {"teacher": lambda: setting.teacher.logits(**batch)}
+    for system in exp.trained_systems():
+        student = load_classifier(model_folder(exp, f"prediction-{system}")).to(device).eval()
+        inputs: dict[str, Any] = dict(batch)
+        references = setting.references(system, "dev")
+        if references:
+            given = references.of(samples)
+            with torch.inference_mode():
+                keys, values = student.project_references(given["reference_keys"], given["reference_values"])
+            inputs |= {"reference_keys": keys, "reference_values": values, "references_projected": True}
+            inputs["reference_mask"] = given["reference_mask"]
+        calls[system] = lambda student=student, inputs=inputs: student(**inputs)  # type: ignore[misc]
+    with torch.inference_mode():
+        seconds = median_latencies(calls, exp.evaluate.latency_repeats)
+    return {"seconds": seconds, "batch": len(samples), "length": int(dev.lengths[samples].max())}
+
+
+def _teacher_forward(teacher: Teacher, dev: TokenSet, device: torch.device) -> Forward:
+    @torch.inference_mode()
+    def forward(samples: np.ndarray) -> torch.Tensor:
+        return teacher.logits(**to_device(token_batch(dev, samples, teacher.pad_token_id), device))
+
+    return forward
+
+
+def _student_forward(
+    student: Any, setting: Setting, system: SystemName, dev: TokenSet, device: torch.device
+) -> Forward:
+    references = setting.references(system, "dev")
+
+    @torch.inference_mode()
+    def forward(samples: np.ndarray) -> torch.Tensor:
+        batch = to_device(token_batch(dev, samples, setting.teacher.pad_token_id), device)
+        logits: torch.Tensor = student(**batch, **(references.of(samples) if references else {})).logits
+        return logits
+
+    return forward
+
+
+def _parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _batches(count: int, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))

@@ -1,0 +1,42 @@
+"""The task teacher: fine-tuned once, shared by all runs that would fine-tune it in the same way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from refbert_dist.cache.contract import task_teacher
+from refbert_dist.config import Experiment
+from refbert_dist.data.tasks import task_spec
+from refbert_dist.data.tokenizer import load_tokenizer
+from refbert_dist.data.tokens import TokenSet, tokens_artifact
+from refbert_dist.engine.distributed import process_group
+from refbert_dist.engine.loop import Job, train
+from refbert_dist.models.locate import resolve_model
+from refbert_dist.models.teacher import Teacher
+from refbert_dist.objectives.finetune import FinetuneObjective
+from refbert_dist.stages.students import add_record, is_saved, save_folder, training_record
+
+
+def run(exp: Experiment) -> dict[str, Any]:
+    """Train the teacher with a new head on the task; returns its budget and folder."""
+    assert exp.task is not None
+    folder = task_teacher(exp)
+    with process_group(exp.engine.timeout_s) as world:
+        if not is_saved(folder):
+            torch.manual_seed(exp.seed)
+            num_labels = task_spec(exp.task.name).num_labels
+            teacher = Teacher.load(exp.teacher.model, num_labels=num_labels)
+            tokens = TokenSet.open(tokens_artifact(exp, "train"))
+            objective = FinetuneObjective(teacher, tokens, num_labels)
+            state = train(objective, Job("finetune", "finetune", exp.finetune, exp.run.dir), exp, world)
+            if world.rank == 0:
+
+                def write(path: Any) -> None:
+                    teacher.model.save_pretrained(path)
+                    load_tokenizer(resolve_model(exp.teacher.model)).save_pretrained(path)
+
+                save_folder(folder, write, add_record(state, None))
+            torch.distributed.barrier()
+    return {"folder": str(folder), **training_record(folder)}

@@ -1,0 +1,42 @@
+"""The official metric of each task, from scikit-learn and SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+def _correlation(measure: Callable[..., object]) -> Metric:
+    def score(labels: np.ndarray, predictions: np.ndarray) -> float:
+        # A constant prediction has no correlation with anything; SciPy would answer NaN and warn.
+        if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+            return 0.0
+        return float(measure(labels, predictions).statistic)  # type: ignore[attr-defined]
+
+    return score
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy_score,
+    "f1": f1_score,
+    "mcc": matthews_corrcoef,
+    "pearson": _correlation(pearsonr),
+    "spearman": _correlation(spearmanr),
+}
+
+
+def predictions_of(logits: np.ndarray) -> np.ndarray:
+    """Class numbers ``[N]`` of logits ``[N, C]``, or the scores themselves where C is 1."""
+    return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
+
+
+def scores(metrics: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Every metric of a task for logits ``[N, C]`` and gold labels ``[N]``."""
+    predictions = predictions_of(logits)
+    gold = labels if logits.shape[1] == 1 else labels.astype(np.int64)
+    return {name: float(METRICS[name](gold, predictions)) for name in metrics}

@@ -1,0 +1,136 @@
+"""Students on disk and at their start: ``RUN_DIR/models/JOB/`` is a transformers folder, whole or not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from refbert_dist.artifacts import write_json
+from refbert_dist.artifacts.disk import explain_disk_errors, fsync_path, temporary_beside
+from refbert_dist.config import Experiment, SystemName
+from refbert_dist.engine.checkpoint import TrainState
+from refbert_dist.models.locate import teacher_info
+from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
+
+PROJECTIONS = "projections.safetensors"
+TRAINING = "training.json"
+
+
+def model_folder(exp: Experiment, job: str) -> Path:
+    """Where a job leaves its model."""
+    return exp.run.dir / "models" / job
+
+
+def is_saved(folder: Path) -> bool:
+    """True once a job has left its model."""
+    return (folder / TRAINING).exists()
+
+
+def save_folder(folder: Path, write: Callable[[Path], None], training: dict[str, Any]) -> None:
+    """Write a model folder under a temporary name and rename it: a reader never sees half of one."""
+    temporary = temporary_beside(folder)
+    with explain_disk_errors(folder.parent):
+        temporary.mkdir(parents=True)
+        try:
+            write(temporary)
+            write_json(temporary / TRAINING, training)
+            for path in temporary.iterdir():
+                fsync_path(path)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+            fsync_path(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def training_record(folder: Path) -> dict[str, Any]:
+    """Steps, samples and seconds that the model in ``folder`` took, over all its stages."""
+    record: dict[str, Any] = json.loads((folder / TRAINING).read_text())
+    return record
+
+
+def add_record(state: TrainState, before: Path | None) -> dict[str, Any]:
+    """The budget of a job, added to the budget of the model it started from."""
+    earlier = training_record(before) if before else {"steps": 0, "samples": 0, "seconds": 0.0}
+    return {
+        "steps": state.step + earlier["steps"],
+        "samples": state.samples + earlier["samples"],
+        "seconds": round(state.seconds + earlier["seconds"], 1),
+    }
+
+
+def student_config(exp: Experiment, system: SystemName, **extra: Any) -> RefBertConfig:
+    """The student's shape; vocabulary and positions are the teacher's."""
+    teacher = teacher_info(exp.teacher.model)
+    references = exp.references
+    return RefBertConfig(
+        vocab_size=teacher.vocab_size,
+        hidden_size=exp.student.hidden,
+        num_hidden_layers=exp.student.layers,
+        num_attention_heads=exp.student.heads,
+        intermediate_size=exp.student.intermediate,
+        hidden_dropout_prob=exp.student.dropout,
+        attention_probs_dropout_prob=exp.student.dropout,
+        max_position_embeddings=teacher.max_positions,
+        type_vocab_size=2,
+        pad_token_id=teacher.pad_token_id,
+        reference_size=teacher.hidden,
+        reference_count=exp.reference_count(system),
+        reference_max_length=references.max_length,
+        reference_key_layer=references.key_layer,
+        reference_value_layer=references.value_layer,
+        tie_reference_projections=references.tie_projections,
+        **extra,
+    )
+
+
+def new_encoder(exp: Experiment, system: SystemName) -> RefBertModel:
+    """A random student. All systems of an experiment share their start; only RefBERT's own weights come on top."""
+    torch.manual_seed(exp.seed)
+    plain = RefBertModel(student_config(exp, "tinybert"), add_pooling_layer=False)
+    if exp.reference_count(system) == 0:
+        return plain
+    student = RefBertModel(student_config(exp, system), add_pooling_layer=False)
+    student.load_state_dict(plain.state_dict(), strict=False)
+    return student
+
+
+def load_encoder(folder: Path) -> RefBertModel:
+    """The encoder that an earlier job left."""
+    encoder: RefBertModel = RefBertModel.from_pretrained(folder, add_pooling_layer=False)
+    return encoder
+
+
+def new_classifier(exp: Experiment, system: SystemName, encoder_folder: Path, num_labels: int) -> Any:
+    """A classifier (regression where ``num_labels`` is 1) around the encoder in ``encoder_folder``."""
+    torch.manual_seed(exp.seed)
+    problem = "regression" if num_labels == 1 else "single_label_classification"
+    student = RefBertForSequenceClassification(
+        student_config(exp, system, num_labels=num_labels, problem_type=problem)
+    )
+    student.bert.load_state_dict(load_encoder(encoder_folder).state_dict(), strict=False)
+    return student
+
+
+def load_classifier(folder: Path) -> RefBertForSequenceClassification:
+    """The classifier that the prediction job left."""
+    student: RefBertForSequenceClassification = RefBertForSequenceClassification.from_pretrained(folder)
+    return student
+
+
+def save_projections(folder: Path, projections: torch.nn.Module) -> None:
+    """Width maps of the hidden losses: not part of the model, but the next stage continues with them."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in projections.state_dict().items()}
+    save_file(state, folder / PROJECTIONS)
+
+
+def load_projections(folder: Path, projections: torch.nn.Module) -> None:
+    """Continue with the width maps of an earlier stage."""
+    projections.load_state_dict(load_file(folder / PROJECTIONS))

@@ -1,0 +1,39 @@
+"""One process of a stage: ``python -m refbert_dist.worker STAGE RUN_DIR``, its rank in the environment."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from refbert_dist.config import load_experiment
+from refbert_dist.engine.processes import report_error
+from refbert_dist.engine.world import World
+from refbert_dist.errors import RefBertError
+from refbert_dist.pipeline import stage_named
+from refbert_dist.rundir import EXPERIMENT
+
+
+def main(stage_name: str, run_dir: Path) -> int:
+    """Run the stage of the experiment in ``run_dir``; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    _quiet_libraries()
+    try:
+        stage_named(stage_name).run(load_experiment(run_dir / EXPERIMENT))
+    except RefBertError as error:
+        report_error(run_dir, stage_name, World.from_environment().rank, error)
+        return error.exit_code
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """A log holds our own lines, and warnings of others: no bars, no chatter."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    for name in ("httpx", "bm25s"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,142 @@
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refbert_dist.artifacts import Artifact, map_tensors, read_json, save_tensors
+from refbert_dist.artifacts.disk import require_free_space, write_json
+from refbert_dist.errors import RefusedError, UserError
+
+META = {"samples": 2, "tokens": 5}
+
+
+def write(artifact: Artifact, shard: int, value: float = 1.0) -> bool:
+    return artifact.commit(shard, {"safetensors": save_tensors({"x": np.full((5, 3), value, np.float16)})}, META)
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    made = Artifact(tmp_path / "kind" / "key")
+    for shard in range(3):
+        assert write(made, shard, float(shard))
+    made.finish(3, {"kind": "test"})
+    return made
+
+
+def test_manifest_rolls_up_what_the_sidecars_say(artifact: Artifact) -> None:
+    manifest = artifact.manifest()
+    assert (manifest["shards"], manifest["samples"], manifest["tokens"]) == (3, 6, 15)
+    assert manifest["bytes"] == sum(path.stat().st_size for path in artifact.path.glob("*.safetensors"))
+
+
+def test_arrays_come_back_memory_mapped_with_their_type(artifact: Artifact) -> None:
+    arrays = map_tensors(artifact.files("safetensors")[2])
+    assert arrays["x"].dtype == np.float16 and arrays["x"].shape == (5, 3)
+    assert (arrays["x"] == 2).all()
+    assert not arrays["x"].flags.writeable
+
+
+def test_the_first_commit_wins_and_leaves_no_debris(artifact: Artifact) -> None:
+    before = sorted(path.name for path in artifact.path.iterdir())
+    assert not write(artifact, 1, 99.0)
+    assert (map_tensors(artifact.files("safetensors")[1])["x"] == 1).all()
+    assert sorted(path.name for path in artifact.path.iterdir()) == before
+
+
+def test_a_fault_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("out of ideas")
+
+    artifact = Artifact(tmp_path)
+    with pytest.raises(RuntimeError):
+        artifact.commit(0, {"safetensors": fail}, META)
+    assert list(tmp_path.iterdir()) == []
+    assert artifact.sidecar(0) is None
+
+
+def test_finish_refuses_while_a_shard_is_missing(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path)
+    write(artifact, 0)
+    with pytest.raises(RefusedError, match="shard-00001"):
+        artifact.finish(2, {})
+    assert not artifact.complete
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("full", [False, True])
+def test_verify_names_only_the_damaged_shard(artifact: Artifact, full: bool) -> None:
+    assert list(artifact.verify(full)) == []
+    path = artifact.files("safetensors")[1]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    found = list(artifact.verify(full))
+    assert [damage.shard for damage in found] == (["shard-00001"] if full else [])
+
+
+@pytest.mark.faults
+def test_verify_finds_truncated_and_missing_files_without_hashing(artifact: Artifact) -> None:
+    first, second, _ = artifact.files("safetensors")
+    first.write_bytes(first.read_bytes()[:-1])
+    second.unlink()
+    (artifact.path / "shard-00002.json").unlink()
+    assert [damage.shard for damage in artifact.verify(False)] == ["shard-00000", "shard-00001", "shard-00002"]
+
+
+def _write_for_ever(path: Path) -> None:
+    artifact = Artifact(path)
+    shard = 0
+    while True:
+        artifact.commit(shard, {"safetensors": save_tensors({"x": np.full((20000, 8), shard, np.float16)})}, META)
+        shard += 1
+
+
+@pytest.mark.faults
+def test_a_writer_killed_at_any_moment_leaves_only_whole_shards(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for attempt in range(10):
+        artifact = Artifact(tmp_path / str(attempt))
+        writer = context.Process(target=_write_for_ever, args=(artifact.path,))
+        writer.start()
+        while artifact.sidecar(0) is None:
+            pass
+        # Spread over the time of one shard, so that writing, renaming and committing are all hit.
+        writer.join(0.003 * attempt)
+        os.kill(writer.pid or 0, signal.SIGKILL)
+        writer.join()
+        shards = len(list(artifact.path.glob("shard-*.json")))
+        artifact.finish(shards, {})
+        assert list(artifact.verify(full=True)) == []
+
+
+def test_a_manifest_of_a_newer_program_is_refused(artifact: Artifact) -> None:
+    manifest = read_json(artifact.path / "manifest.json")
+    write_json(artifact.path / "manifest.json", {**manifest, "format_version": 99})
+    with pytest.raises(UserError, match="format_version 99"):
+        artifact.manifest()
+
+
+def test_a_broken_or_missing_manifest_says_so(artifact: Artifact) -> None:
+    (artifact.path / "manifest.json").write_text("{")
+    with pytest.raises(RefusedError, match="not valid JSON"):
+        artifact.manifest()
+    (artifact.path / "manifest.json").unlink()
+    with pytest.raises(RefusedError, match="not finished"):
+        artifact.manifest()
+
+
+def test_registering_notes_the_run(artifact: Artifact, tmp_path: Path) -> None:
+    artifact.register(tmp_path / "run")
+    artifact.register(tmp_path / "run")
+    (entry,) = (artifact.path / "refs").iterdir()
+    assert entry.read_text().strip() == str((tmp_path / "run").resolve())
+
+
+def test_work_that_cannot_fit_is_refused_beforehand(tmp_path: Path) -> None:
+    require_free_space(tmp_path / "not" / "there", 1, "a test")
+    with pytest.raises(UserError, match=r"a test needs 1000000000\.00 GB"):
+        require_free_space(tmp_path, 10**18, "a test")

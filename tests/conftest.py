@@ -1,0 +1,19 @@
+"""Settings of the whole test suite."""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+MUST_RUN = ("dist", "faults")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With REFBERT_REQUIRE_ALL=1 (in CI) a test of several processes or of faults that is skipped has failed."""
+    report = yield
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and os.environ.get("REFBERT_REQUIRE_ALL") == "1" and any(map(item.get_closest_marker, MUST_RUN)):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, which REFBERT_REQUIRE_ALL=1 forbids: {report.longrepr}"
+    return report

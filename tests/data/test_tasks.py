@@ -1,0 +1,152 @@
+from pathlib import Path
+
+import pytest
+
+from refbert_dist.config import TaskConfig
+from refbert_dist.data.tasks import TASKS, Example, check_task, load_task, sentence_groups, task_file, task_spec
+from refbert_dist.errors import UserError
+
+MRPC_HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"
+STSB_HEADER = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+
+
+def write(folder: Path, *lines: str, name: str = "train.tsv") -> Path:
+    (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def config(name: str, path: Path | str, **fields: object) -> TaskConfig:
+    return TaskConfig(name=name, path=str(path), **fields)  # type: ignore[arg-type]
+
+
+def fault(name: str, path: Path | str, **fields: object) -> str:
+    with pytest.raises(UserError) as caught:
+        load_task(config(name, path, **fields), "train", seed=0)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_cola_has_no_header_and_quotation_marks_are_text(tmp_path: Path) -> None:
+    write(tmp_path, 'gj04\t1\t\t"Go, said she.', "cj99\t0\t*\tThe more, 'the less.", "")
+    assert load_task(config("CoLA", tmp_path), "train", 0) == [
+        Example('"Go, said she.', None, 1.0, 0),
+        Example("The more, 'the less.", None, 0.0, 1),
+    ]
+
+
+def test_mrpc_pairs_with_byte_order_mark(tmp_path: Path) -> None:
+    write(tmp_path, "\ufeff" + MRPC_HEADER, '1\t11\t12\tHe said "yes.\tHe agreed.', "0\t1\t2\tA b c.\tX y z.")
+    assert load_task(config("MRPC", tmp_path), "train", 0) == [
+        Example('He said "yes.', "He agreed.", 1.0, 0),
+        Example("A b c.", "X y z.", 0.0, 1),
+    ]
+
+
+def test_stsb_scores_and_columns_are_found_by_name(tmp_path: Path) -> None:
+    cells = "0\tmain\tMSRvid\t2012\t0001\tnone\tnone\tA plane.\tAn air plane.\t3.800"
+    write(tmp_path, STSB_HEADER, cells)
+    expected = [Example("A plane.", "An air plane.", 3.8, 0)]
+    assert load_task(config("STS-B", tmp_path), "train", 0) == expected
+    write(tmp_path, "sentence2\tscore\tsentence1", "An air plane.\t3.8\tA plane.")
+    assert load_task(config("STS-B", tmp_path), "train", 0) == expected
+
+
+def test_same_topic_is_built_in() -> None:
+    task = config("same-topic", "builtin:python-docs")
+    train, dev = load_task(task, "train", 0), load_task(task, "dev", 0)
+    assert len(train) > len(dev) > 100
+    assert all(row.text_b for row in train)
+    assert len({row.group for row in train}) == len(train)
+    assert task_file(task, "train") is None
+    check_task(task)
+
+
+def test_metrics_are_those_of_glue() -> None:
+    assert {name: spec.metrics for name, spec in TASKS.items()} == {
+        "CoLA": ("mcc",),
+        "MRPC": ("accuracy", "f1"),
+        "STS-B": ("pearson", "spearman"),
+        "same-topic": ("accuracy", "f1"),
+    }
+    assert [spec.name for spec in TASKS.values() if spec.is_regression] == ["STS-B"]
+    assert [spec.name for spec in TASKS.values() if spec.is_pair] == ["MRPC", "STS-B", "same-topic"]
+
+
+def test_rows_with_a_common_sentence_share_a_group() -> None:
+    rows = [("A b", "C d"), ("E f", "G h"), ("c  D", "I j"), ("K l", None), ("e F", None), ("i j", "m n")]
+    assert sentence_groups(rows) == [0, 1, 0, 2, 1, 0]
+
+
+def test_max_train_draws_with_the_seed_and_keeps_order(tmp_path: Path) -> None:
+    write(tmp_path, *(f"s\t{row % 2}\t\tsentence {row}" for row in range(50)))
+    write(tmp_path, *(f"s\t{row % 2}\t\tother {row}" for row in range(50)), name="dev.tsv")
+    task = config("CoLA", tmp_path, max_train=10)
+    first, again, other = (load_task(task, "train", seed) for seed in (1, 1, 2))
+    assert first == again != other
+    numbers = [int(row.text_a.split()[1]) for row in first]
+    assert len(numbers) == 10
+    assert numbers == sorted(numbers)
+    assert len(load_task(task, "dev", 1)) == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("cola", "did you mean 'CoLA'?"), ("stsb", "did you mean 'STS-B'?"), ("qqqq", "not one of CoLA, MRPC, STS-B, same-topic")],
+)
+def test_unknown_task(name: str, expected: str) -> None:
+    with pytest.raises(UserError, match=f"task.name is '{name}'") as caught:
+        task_spec(name)
+    assert expected in str(caught.value)
+
+
+def test_missing_folder_and_files(tmp_path: Path) -> None:
+    assert fault("CoLA", tmp_path / "gone").startswith(f"task.path is '{tmp_path / 'gone'}': no such folder")
+    write(tmp_path, "a\t1\t\tb", name="dev.tsv")
+    assert "task.train_file is 'train.tsv': no such file" in fault("CoLA", tmp_path)
+    assert "which holds dev.tsv" in fault("CoLA", tmp_path)
+    assert "is a file, not a folder" in fault("CoLA", tmp_path / "dev.tsv")
+    with pytest.raises(UserError, match="task.dev_file is 'x.tsv'"):
+        load_task(config("CoLA", tmp_path, dev_file="x.tsv"), "dev", 0)
+
+
+def test_the_path_must_fit_the_task(tmp_path: Path) -> None:
+    assert "CoLA is not built in" in fault("CoLA", "builtin:python-docs")
+    assert "same-topic is built in; set task.path=builtin:python-docs" in fault("same-topic", tmp_path)
+
+
+def test_training_and_evaluation_rows_must_differ(tmp_path: Path) -> None:
+    write(tmp_path, "a\t1\t\tb")
+    with pytest.raises(UserError, match="task.dev_file is './train.tsv', the same file"):
+        check_task(config("CoLA", tmp_path, dev_file="./train.tsv"))
+
+
+def test_wrong_number_of_columns(tmp_path: Path) -> None:
+    write(tmp_path, "a\t1\t\tb c", "a\t1\tb c")
+    assert "train.tsv line 2 has 3 tab-separated columns, not 4; CoLA has source, label" in fault("CoLA", tmp_path)
+
+
+def test_missing_header(tmp_path: Path) -> None:
+    write(tmp_path, "1\t11\t12\tHe said.\tShe said.")
+    assert "train.tsv line 1 is not MRPC's header, it lacks '#1 String'" in fault("MRPC", tmp_path)
+
+
+@pytest.mark.parametrize("label", ["2", "-1", "0.5", "yes", "nan", ""])
+def test_label_out_of_range_for_classes(tmp_path: Path, label: str) -> None:
+    write(tmp_path, "a\t1\t\tb c", f"a\t{label}\t\tb c")
+    assert f"train.tsv line 2 has the label '{label}'; CoLA allows one of 0 to 1" in fault("CoLA", tmp_path)
+
+
+@pytest.mark.parametrize("label", ["5.1", "-0.1", "inf", "high"])
+def test_label_out_of_range_for_scores(tmp_path: Path, label: str) -> None:
+    write(tmp_path, STSB_HEADER, f"0\tg\tf\ty\to\ts\ts\tA.\tB.\t{label}")
+    assert f"line 2 has the label '{label}'; STS-B allows a number from 0 to 5" in fault("STS-B", tmp_path)
+
+
+def test_empty_file_empty_sentence_and_undecodable_bytes(tmp_path: Path) -> None:
+    write(tmp_path, MRPC_HEADER)
+    assert "train.tsv holds no rows" in fault("MRPC", tmp_path)
+    write(tmp_path, "a\t1\t\t ")
+    assert "train.tsv line 1 has an empty sentence" in fault("CoLA", tmp_path)
+    (tmp_path / "train.tsv").write_bytes(b"a\t1\t\tok\na\t1\t\t\xe9\n")
+    assert "task.train_file: " in fault("CoLA", tmp_path)
+    assert "train.tsv line 2 is not UTF-8" in fault("CoLA", tmp_path)

@@ -1,0 +1,51 @@
+"""Tiny random models on disk, one folder for each architecture."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+SHAPE = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 34,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a random model of the named type once and return its folder; ``embedding_size`` and the like may differ."""
+    made: dict[str, Path] = {}
+
+    def make(model_type: str, masked_lm: bool = False, **fields: object) -> Path:
+        key = f"{model_type}-{masked_lm}-{sorted(fields.items())}"
+        if key not in made:
+            torch.manual_seed(len(made))
+            config = AutoConfig.for_model(model_type, **{**SHAPE, **fields})
+            model = (AutoModelForMaskedLM if masked_lm else AutoModel).from_config(config)
+            for parameter in model.parameters():
+                # The standard 0.02 gives nearly uniform attention, which would hide mistakes.
+                noise = torch.randn_like(parameter)
+                parameter.data = 0.8 * noise if parameter.dim() > 1 else parameter.data + 0.1 * noise
+            made[key] = tmp_path_factory.mktemp(model_type)
+            model.save_pretrained(made[key])
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Three right-padded inputs of 9, 6 and 4 tokens, the first two of them pairs."""
+    torch.manual_seed(7)
+    lengths = torch.tensor([9, 6, 4])
+    mask = (torch.arange(9)[None, :] < lengths[:, None]).long()
+    ids = torch.randint(3, 60, (3, 9)) * mask + (1 - mask)  # 1 is RoBERTa's and MPNet's padding id
+    types = torch.zeros_like(ids)
+    types[:2, 3:] = 1
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
