@@ -31,7 +31,9 @@ def examine(on: str) -> None:
     profile = load_profile(on)
     missing = 0
     for good, name, text in _checks():
-        console.print(f"{'ok     ' if good else 'MISSING'} {name:14} {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"{'ok     ' if good else 'MISSING'} {name:14} {text}", highlight=False, markup=False, soft_wrap=True
+        )
         missing += not good
     console.print(f"        profile        {on}: {profile.cluster}", highlight=False)
     if missing:
@@ -46,7 +48,11 @@ def _checks() -> Iterator[tuple[bool, str, str]]:
         except importlib.metadata.PackageNotFoundError:
             yield False, package, f"not installed: pip install {package} ({purpose})"
     cores = len(os.sched_getaffinity(0))
-    yield True, "processors", f"{cores} cores" + (", a CUDA device" if has_cuda_device() else ", no CUDA device: gloo on CPU")
+    yield (
+        True,
+        "processors",
+        f"{cores} cores" + (", a CUDA device" if has_cuda_device() else ", no CUDA device: gloo on CPU"),
+    )
     free = shutil.disk_usage(Path.cwd()).free
     yield free > 1e9, "disk", f"{free / 1e9:.1f} GB free here (the demo takes about 1 GB)"
     yield os.access(Path.cwd(), os.W_OK), "writable", str(Path.cwd())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from refbert_dist.config import parse_model, read_yaml
 from refbert_dist.config.schema import Positive, Section
 from refbert_dist.errors import UserError, did_you_mean
@@ -19,7 +21,7 @@ class Profile(Section):
     """Processes to use instead of ``launch.processes``."""
     threads: Positive | None = None
     """CPU threads of each process, instead of ``launch.threads``."""
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables of the processes."""
 
 

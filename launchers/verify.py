@@ -45,4 +45,6 @@ def verify(exp: Experiment, full: bool, dry_run: bool) -> None:
             console.print(f"  {artifact.path / damage.shard}: {damage.reason}", highlight=False, soft_wrap=True)
         damaged += len(found)
     if damaged:
-        raise RefusedError(f"{damaged} damaged shard(s), named above; remove their sidecars and manifest.json to rebuild")
+        raise RefusedError(
+            f"{damaged} damaged shard(s), named above; remove their sidecars and manifest.json to rebuild"
+        )

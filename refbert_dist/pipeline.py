@@ -55,7 +55,9 @@ class Stage:
 
 
 def _models_saved(exp: Experiment, phase: str) -> bool:
-    return all((exp.run.dir / "models" / f"{phase}-{system}" / "training.json").exists() for system in exp.trained_systems())
+    return all(
+        (exp.run.dir / "models" / f"{phase}-{system}" / "training.json").exists() for system in exp.trained_systems()
+    )
 
 
 STAGES = (

@@ -1,4 +1,4 @@
-"""A whole experiment small enough for tests: a random teacher with a real tokenizer, real text, a task in MRPC's layout."""
+"""A whole experiment small enough for tests: a random teacher with a real tokenizer, real text, a task like MRPC."""
 
 import random
 from pathlib import Path
@@ -19,7 +19,11 @@ def tiny_teacher(folder: Path, seed: int = 0, layers: int = 4) -> Path:
     """4 layers x 32, 4 heads; MiniLM's tokenizer."""
     torch.manual_seed(seed)
     config = BertConfig(
-        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=64, max_position_embeddings=96
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=96,
     )
     BertModel(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_model(MINILM)).save_pretrained(folder)
@@ -29,7 +33,9 @@ def tiny_teacher(folder: Path, seed: int = 0, layers: int = 4) -> Path:
 def tiny_task(folder: Path, train: int = 60, dev: int = 24, seed: int = 0) -> Path:
     """MRPC's TSV layout; a row's label is 1 when its second sentence is the first one shuffled."""
     rng = random.Random(seed)
-    sentences = [text for document in python_docs_documents() for text in document.split(". ") if 6 <= len(text.split()) <= 20]
+    sentences = [
+        text for document in python_docs_documents() for text in document.split(". ") if 6 <= len(text.split()) <= 20
+    ]
     rng.shuffle(sentences)
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train), ("dev", dev)):

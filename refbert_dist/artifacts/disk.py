@@ -72,7 +72,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             fsync_path(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             fsync_path(path.parent)
         finally:
             with contextlib.suppress(FileNotFoundError):

@@ -48,7 +48,7 @@ def describe_files(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def changed_file(described: Iterable[Mapping[str, Any]]) -> str | None:
-    """The first described file whose content is another now. Size and time are trusted; only when they differ is it read."""
+    """The first described file whose content is another now; only one whose size or time differs is read."""
     for item in described:
         path = Path(item["path"])
         if not path.exists():

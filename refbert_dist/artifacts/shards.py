@@ -72,7 +72,7 @@ class Artifact:
                     digest = hash_file(temporary)
                     size = temporary.stat().st_size
                     final = self.path / f"{name}.{digest[:8]}.{ending}"
-                    os.replace(temporary, final)
+                    temporary.replace(final)
                 finally:
                     with contextlib.suppress(FileNotFoundError):
                         temporary.unlink()

@@ -59,10 +59,7 @@ def stored_layers(exp: Experiment) -> tuple[int, ...]:
     depth = teacher_info(exp.teacher.model).layers
     if exp.cache.layers == "all":
         return tuple(range(1, depth + 1))
-    if exp.cache.layers != "auto":
-        layers = set(exp.cache.layers)
-    else:
-        layers = set(read_layers(exp))
+    layers = set(read_layers(exp) if exp.cache.layers == "auto" else exp.cache.layers)
     if layers and max(layers) > depth:
         raise UserError(f"cache.layers names layer {max(layers)} but the teacher has {depth}; use layers 1 to {depth}")
     return tuple(sorted(layers - {0}))
@@ -105,6 +102,6 @@ def check_ingredients(artifact: Artifact, expected: Mapping[str, Any]) -> None:
     for name, value in expected.items():
         if made_from.get(name) != value:
             raise UserError(
-                f"the teacher cache {artifact.path} was made with another {name} ({made_from.get(name)} then, {value} now); "
-                "set another cache.dir, or remove that folder"
+                f"the teacher cache {artifact.path} was made with another {name} ({made_from.get(name)} then, {value} "
+                "now); set another cache.dir, or remove that folder"
             )

@@ -1,6 +1,6 @@
 """Which samples make up a shard and in which batches they go through the teacher.
 
-Both depend on the lengths alone, never on the number of processes, so that a shard has the same bytes whoever writes it.
+Both depend on the lengths alone, never on the number of processes, so a shard has the same bytes whoever writes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ShardPlan:
 
 def plan_shards(lengths: np.ndarray, shard_tokens: int) -> list[ShardPlan]:
     """Cut the samples, in order, into shards of about ``shard_tokens`` tokens."""
-    plans = []
+    plans: list[ShardPlan] = []
     start, tokens = 0, 0
     for index, length in enumerate(lengths.tolist()):
         if tokens and tokens + length > shard_tokens:

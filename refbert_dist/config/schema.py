@@ -264,7 +264,7 @@ class Experiment(Section):
     references: ReferencesConfig = ReferencesConfig()
     """What the student's first layer reads beside its input."""
     systems: tuple[SystemName, ...] = ("refbert", "tinybert")
-    """Students to train at equal budget; the first one is exported. ``tinybert`` is the same student without references."""
+    """Students to train at equal budget; the first is exported. ``tinybert`` is the same student without references."""
     finetune: OptimConfig = OptimConfig(epochs=3, learning_rate=3e-5)
     """Fine-tuning of the teacher on the task."""
     distill: DistillConfig = DistillConfig()

@@ -84,6 +84,12 @@ def same_topic_task(seed: int) -> tuple[list[Row], list[Row]]:
     is the passage of another topic that shares the most words, so that word overlap alone does not give the label.
     The same Python version and seed give the same rows.
     """
+    train, dev = _same_topic_rows(seed)
+    return list(train), list(dev)
+
+
+@cache
+def _same_topic_rows(seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     topics = python_docs_topics()
     rng = random.Random(seed)
     names = list(topics)
@@ -98,7 +104,7 @@ def same_topic_task(seed: int) -> tuple[list[Row], list[Row]]:
     return _pairs({name: topics[name] for name in train}, rng), _pairs({name: topics[name] for name in dev}, rng)
 
 
-def _pairs(topics: dict[str, tuple[str, ...]], rng: random.Random) -> list[Row]:
+def _pairs(topics: dict[str, tuple[str, ...]], rng: random.Random) -> tuple[Row, ...]:
     """Two rows for every passage: it and one of its topic, it and one of another topic."""
     owned = [(passage, topic) for topic, passages in topics.items() for passage in passages]
     words = {passage: frozenset(re.findall(r"[a-z]{3,}", passage.lower())) for passage, _ in owned}
@@ -132,4 +138,4 @@ def _pairs(topics: dict[str, tuple[str, ...]], rng: random.Random) -> list[Row]:
             others.sort(key=lambda other: -overlap(first, other))
         add(first, others, 0)
     rng.shuffle(rows)
-    return rows
+    return tuple(rows)

@@ -37,7 +37,7 @@ class GlobalBatch:
 
 
 class Sampler:
-    """Order of the samples: a fresh permutation for each epoch, every sample once, the last batch kept however small."""
+    """Order of the samples: a fresh permutation for each epoch, every sample once, the last batch however small."""
 
     def __init__(self, lengths: np.ndarray, batch_size: int, micro_batch_size: int, seed: int) -> None:
         self.lengths = lengths

@@ -37,9 +37,12 @@ STOP_CHECK_STEPS = 10
 class Objective(Protocol):
     """What a job trains: a module whose forward returns the loss terms of a micro-batch as *sums*."""
 
-    module: torch.nn.Module
     weights: dict[str, float]
     lengths: np.ndarray
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The trained module."""
 
     def batch(self, samples: np.ndarray, device: torch.device) -> dict[str, Any]:
         """The module's keyword arguments for these samples."""

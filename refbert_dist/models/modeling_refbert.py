@@ -28,6 +28,8 @@ from transformers.models.bert.modeling_bert import (
     BertSelfAttention,
     eager_attention_forward,
 )
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -223,7 +225,7 @@ class RefBertModel(RefBertPreTrainedModel):
         reference_values: Tensor | None = None,
         reference_mask: Tensor | None = None,
         references_projected: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode ``input_ids`` ``[B, S]`` (or ``inputs_embeds`` ``[B, S, H]``).
 
@@ -300,7 +302,7 @@ class RefBertForSequenceClassification(RefBertPreTrainedModel):
         reference_values: Tensor | None = None,
         reference_mask: Tensor | None = None,
         references_projected: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Logits ``[B, C]`` of the first token; references as in :meth:`RefBertModel.forward`.
 

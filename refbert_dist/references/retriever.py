@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,15 +31,13 @@ class Retriever:
     @classmethod
     def build(cls, texts: Sequence[str], stop_words: StopWords) -> Retriever:
         """Index a pool; raises :class:`UserError` when it has no word that could be looked up."""
-        import bm25s
-
         tokens = _words(texts, stop_words, as_ids=True)
         if not any(tokens.ids):
             raise UserError(
                 "references.retriever is 'bm25' but no text of the pool has a word that it could find; "
                 "set references.stop_words=none or references.retriever=none"
             )
-        index = bm25s.BM25()
+        index = _bm25s().BM25()
         index.index(tokens, create_empty_token=False, show_progress=False)
         return cls(index, stop_words)
 
@@ -66,9 +65,7 @@ class Retriever:
     @classmethod
     def load(cls, folder: Path, mmap: bool = True) -> Retriever:
         """Read an index that :meth:`save` wrote; with ``mmap`` its arrays stay on disk."""
-        import bm25s
-
-        index = bm25s.BM25.load(str(folder), mmap=mmap, allow_pickle=False, show_progress=False)
+        index = _bm25s().BM25.load(str(folder), mmap=mmap, allow_pickle=False, show_progress=False)
         return cls(index, read_json(folder / SETTINGS)["stop_words"])
 
 
@@ -87,11 +84,17 @@ class RandomDraw:
         return ids, np.zeros(ids.shape, np.float32)
 
 
-def _words(texts: Sequence[str], stop_words: StopWords, as_ids: bool) -> Any:
+def _bm25s() -> Any:
     import bm25s
 
+    # It sets its own logger to DEBUG, which passes by the root logger's level into every log.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    return bm25s
+
+
+def _words(texts: Sequence[str], stop_words: StopWords, as_ids: bool) -> Any:
     stop = "english" if stop_words == "english" else None
-    return bm25s.tokenize(list(texts), stopwords=stop, return_ids=as_ids, show_progress=False)
+    return _bm25s().tokenize(list(texts), stopwords=stop, return_ids=as_ids, show_progress=False)
 
 
 def _top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

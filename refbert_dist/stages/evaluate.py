@@ -1,4 +1,4 @@
-"""Scores of the teacher and of every student on the task's dev rows; ``results.json`` is what all tables are made of."""
+"""Scores of the teacher and of every student on the task's dev rows; all tables are made of ``results.json``."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from refbert_dist.engine.distributed import device_of
 from refbert_dist.engine.world import World
 from refbert_dist.models.locate import resolve_model
 from refbert_dist.references.bank import ReferenceBank
+from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
 from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.students import load_classifier, load_encoder, model_folder
 
@@ -83,6 +84,7 @@ def _write_bank(exp: Experiment, student: Any, folder: Path) -> None:
         values,
         count=exp.references.count,
         stop_words=exp.references.stop_words,
+        left_out=NeighbourTable.open(neighbours_artifact(exp, "dev")).left_out,
     )
 
 
@@ -99,7 +101,10 @@ def _card(exp: Experiment, system: str) -> str:
     if exp.task and results.exists():
         metrics = task_spec(exp.task.name).metrics
         rows = read_json(results)
-        lines += [f"| {exp.task.name} dev | {' | '.join(metrics)} | parameters |", "| --- |" + " ---: |" * (len(metrics) + 1)]
+        lines += [
+            f"| {exp.task.name} dev | {' | '.join(metrics)} | parameters |",
+            "| --- |" + " ---: |" * (len(metrics) + 1),
+        ]
         for name in dict.fromkeys(row["system"] for row in rows):
             mine = {row["metric"]: row for row in rows if row["system"] == name}
             found = " | ".join(f"{mine[metric]['score']:.4f}" for metric in metrics)

@@ -11,7 +11,7 @@ from refbert_dist.tracking.progress import Progress
 
 def run(exp: Experiment) -> dict[str, Any]:
     """Tokenise the corpus and the task; returns samples and tokens of each part."""
-    result = {}
+    result: dict[str, Any] = {}
     for part in parts(exp):
         with Progress(f"prepare-{part}", None, "samples", run_dir=exp.run.dir) as progress:
             manifest = build_tokens(exp, part, progress.update)

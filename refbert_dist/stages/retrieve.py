@@ -11,7 +11,7 @@ from refbert_dist.references.neighbours import build_neighbours, neighbours_arti
 
 def run(exp: Experiment) -> dict[str, Any]:
     """Look up the references of every part; returns what the guards removed and how alike neighbours are."""
-    result = {}
+    result: dict[str, Any] = {}
     for part in parts(exp):
         manifest = build_neighbours(exp, part)
         neighbours_artifact(exp, part).register(exp.run.dir)

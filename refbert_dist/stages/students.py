@@ -112,9 +112,7 @@ def new_classifier(exp: Experiment, system: SystemName, encoder_folder: Path, nu
     """A classifier (regression where ``num_labels`` is 1) around the encoder in ``encoder_folder``."""
     torch.manual_seed(exp.seed)
     problem = "regression" if num_labels == 1 else "single_label_classification"
-    student = RefBertForSequenceClassification(
-        student_config(exp, system, num_labels=num_labels, problem_type=problem)
-    )
+    student = RefBertForSequenceClassification(student_config(exp, system, num_labels=num_labels, problem_type=problem))
     student.bert.load_state_dict(load_encoder(encoder_folder).state_dict(), strict=False)
     return student
 

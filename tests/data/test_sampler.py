@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,9 @@ def sampler(**changes: int) -> Sampler:
 def test_every_epoch_sees_every_sample_once_and_in_another_order() -> None:
     order = sampler()
     epochs = [
-        np.concatenate([order.batch(epoch * order.steps_per_epoch + step).samples for step in range(order.steps_per_epoch)])
+        np.concatenate(
+            [order.batch(epoch * order.steps_per_epoch + step).samples for step in range(order.steps_per_epoch)]
+        )
         for epoch in range(2)
     ]
     for epoch in epochs:
@@ -45,7 +49,7 @@ def test_the_processes_share_a_batch_without_gap_or_overlap(world_size: int) -> 
 def test_micro_batches_hold_samples_of_like_length() -> None:
     batch = sampler().batch(0)
     lengths = [LENGTHS[micro.samples] for micro in batch.micro_batches]
-    assert all(one.max() <= other.min() for one, other in zip(lengths, lengths[1:], strict=False))
+    assert all(one.max() <= other.min() for one, other in pairwise(lengths))
 
 
 def test_a_batch_larger_than_the_data_is_the_data() -> None:

@@ -91,7 +91,11 @@ def test_max_train_draws_with_the_seed_and_keeps_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("cola", "did you mean 'CoLA'?"), ("stsb", "did you mean 'STS-B'?"), ("qqqq", "not one of CoLA, MRPC, STS-B, same-topic")],
+    [
+        ("cola", "did you mean 'CoLA'?"),
+        ("stsb", "did you mean 'STS-B'?"),
+        ("qqqq", "not one of CoLA, MRPC, STS-B, same-topic"),
+    ],
 )
 def test_unknown_task(name: str, expected: str) -> None:
     with pytest.raises(UserError, match=f"task.name is '{name}'") as caught:
@@ -105,7 +109,7 @@ def test_missing_folder_and_files(tmp_path: Path) -> None:
     assert "task.train_file is 'train.tsv': no such file" in fault("CoLA", tmp_path)
     assert "which holds dev.tsv" in fault("CoLA", tmp_path)
     assert "is a file, not a folder" in fault("CoLA", tmp_path / "dev.tsv")
-    with pytest.raises(UserError, match="task.dev_file is 'x.tsv'"):
+    with pytest.raises(UserError, match=r"task.dev_file is 'x.tsv'"):
         load_task(config("CoLA", tmp_path, dev_file="x.tsv"), "dev", 0)
 
 
@@ -116,7 +120,7 @@ def test_the_path_must_fit_the_task(tmp_path: Path) -> None:
 
 def test_training_and_evaluation_rows_must_differ(tmp_path: Path) -> None:
     write(tmp_path, "a\t1\t\tb")
-    with pytest.raises(UserError, match="task.dev_file is './train.tsv', the same file"):
+    with pytest.raises(UserError, match=r"task.dev_file is './train.tsv', the same file"):
         check_task(config("CoLA", tmp_path, dev_file="./train.tsv"))
 
 

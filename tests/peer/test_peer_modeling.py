@@ -1,13 +1,19 @@
 """transformers' common model tests on RefBERT, once as plain BERT and once reading references."""
 
-import copy
 import unittest
 from typing import Any
 
 import torch
-from transformers_tests.test_modeling_common import ModelTesterMixin
+from transformers_tests import test_modeling_common as common
 
 from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
+
+# The common tests tell a base model, which has no loss, from a classifier by transformers' own lists of names.
+common.MODEL_MAPPING_NAMES = {**common.MODEL_MAPPING_NAMES, "refbert": RefBertModel.__name__}
+common.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES = {
+    **common.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "refbert": RefBertForSequenceClassification.__name__,
+}
 
 
 class RefBertModelTester:
@@ -26,6 +32,8 @@ class RefBertModelTester:
     def __init__(self, parent: unittest.TestCase, reference_count: int) -> None:
         self.parent = parent
         self.reference_count = reference_count
+        # Columns of the first layer's attention: every reference token is a further key.
+        self.key_length = self.seq_length + reference_count * self.reference_length
 
     def get_config(self) -> RefBertConfig:
         return RefBertConfig(
@@ -60,19 +68,16 @@ class RefBertModelTester:
         return self.get_config(), inputs
 
 
-class CommonTests(ModelTesterMixin):
+class CommonTests(common.ModelTesterMixin):
     reference_count = 0
     all_model_classes = (RefBertModel, RefBertForSequenceClassification)
+    # Otherwise skipped for files without a copyright year.
+    test_can_init_all_missing_weights_before_2023 = True
+    # Inputs that the comparison of eager and sdpa attention passes on beside the ids.
+    additional_model_inputs = ("reference_keys", "reference_values", "reference_mask")
 
     def setUp(self) -> None:
         self.model_tester = RefBertModelTester(self, self.reference_count)
-
-    def _prepare_for_class(self, inputs_dict: Any, model_class: Any, return_labels: bool = False) -> dict[str, Any]:
-        # The mixin knows a classifier by transformers' own list of names.
-        inputs = copy.deepcopy(inputs_dict)
-        if return_labels and model_class is RefBertForSequenceClassification:
-            inputs["labels"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long)
-        return inputs
 
 
 class RefBertModelTest(CommonTests, unittest.TestCase):

