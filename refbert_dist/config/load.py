@@ -115,14 +115,15 @@ def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     current: type[BaseModel] = model
     for part in path:
         field = current.model_fields.get(str(part))
-        inner = _section_of(field.annotation) if field else None
+        inner = section_of(field.annotation) if field else None
         if inner is None:
             return []
         current = inner
     return list(current.model_fields)
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, if it holds one."""
     candidates = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     for candidate in candidates:
         if isinstance(candidate, type) and issubclass(candidate, Section):

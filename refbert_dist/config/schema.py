@@ -7,7 +7,7 @@ login node. What can only be known from the teacher or the data is checked by :m
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,23 @@ class Section(BaseModel):
     """Frozen, closed to unknown keys; the string under a field is its documentation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_sections(cls, data: Any) -> Any:
+        """A section given in part keeps the rest of its own default, which may differ from its class's."""
+        if not isinstance(data, dict):
+            return data
+        return {name: cls._completed(name, value) for name, value in data.items()}
+
+    @classmethod
+    def _completed(cls, name: str, value: Any) -> Any:
+        default = cls.model_fields[name].default if name in cls.model_fields else None
+        return default.with_changes(value) if isinstance(default, Section) and isinstance(value, dict) else value
+
+    def with_changes(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What this section sets explicitly, overridden by ``given``."""
+        return {**self.model_dump(exclude_unset=True), **given}
 
 
 class RunConfig(Section):
@@ -159,6 +176,13 @@ class OptimConfig(Section):
     """After the warm-up: fall linearly to zero, or stay."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     """AdamW weight decay; biases and normalisation weights are exempt."""
+
+    def with_changes(self, given: dict[str, Any]) -> dict[str, Any]:
+        """As for any section; a length given in one unit replaces a default in the other."""
+        changed = super().with_changes(given)
+        if {"epochs", "steps"} & given.keys():
+            changed |= {"epochs": given.get("epochs"), "steps": given.get("steps")}
+        return changed
 
     @model_validator(mode="after")
     def _one_length(self) -> OptimConfig:

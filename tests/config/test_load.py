@@ -38,6 +38,13 @@ def test_a_resolved_experiment_reads_back_equal(tmp_path: Path) -> None:
     assert load_experiment(written(tmp_path, to_yaml(exp))) == exp
 
 
+def test_a_section_given_in_part_keeps_the_rest_of_its_default() -> None:
+    distill = parse_experiment({**MINIMAL, "distill": {"general": {"learning_rate": 1e-3}}}).distill
+    assert (distill.general.epochs, distill.general.batch_size, distill.general.learning_rate) == (3, 256, 1e-3)
+    by_steps = parse_experiment({**MINIMAL, "distill": {"general": {"steps": 5}}}).distill.general
+    assert (by_steps.epochs, by_steps.steps, by_steps.batch_size) == (None, 5, 256)
+
+
 def test_it_is_frozen() -> None:
     with pytest.raises(Exception, match="frozen"):
         parse_experiment(MINIMAL).student.layers = 9  # type: ignore[misc]
