@@ -206,7 +206,7 @@ def _hub_documents(corpus: CorpusConfig) -> Iterator[str]:
             if corpus.text_column not in row:
                 raise _missing_column(corpus, corpus.path, list(row))
             yield from _text_of(row[corpus.text_column], corpus, f"{corpus.path} row {number}")
-    except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+    except OSError as error:  # No connection, no such data set, no right to read it.
         offline = " (HF_HUB_OFFLINE is set)" if datasets.config.HF_HUB_OFFLINE else ""
         raise UserError(
             f"corpus.path is '{corpus.path}': no such file or folder, and no hub data set of this name can be "

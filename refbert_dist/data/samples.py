@@ -47,9 +47,11 @@ def corpus_samples(
         encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         for text, encoding in zip(batch, encoded.encodings, strict=True):
             samples = []
+            # Each of these properties copies the whole document.
+            tokens, offsets = encoding.ids, encoding.offsets
             for start, stop in cut_at_words(encoding.word_ids, room):
-                ids = np.array([*before, *encoding.ids[start:stop], *after], np.int32)
-                text_a = text[encoding.offsets[start][0] : encoding.offsets[stop - 1][1]]
+                ids = np.array([*before, *tokens[start:stop], *after], np.int32)
+                text_a = text[offsets[start][0] : offsets[stop - 1][1]]
                 samples.append(Sample(ids, np.zeros(len(ids), np.uint8), number, text_a))
             number += 1
             yield samples

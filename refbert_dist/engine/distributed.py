@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import logging
@@ -18,7 +19,11 @@ from refbert_dist.engine.world import World, free_port, rendezvous
 
 @contextlib.contextmanager
 def process_group(timeout_s: int) -> Iterator[World]:
-    """Join the processes named by the environment (one alone if it names none); leave together at the end."""
+    """Join the processes named by the environment (one alone if it names none) and wait for all of them at the end.
+
+    DeepSpeed remembers the first process group it sees, so a process that runs several stages keeps that one; it is
+    left when the process ends.
+    """
     if "RANK" not in os.environ:
         os.environ.update(rendezvous(rank=0, size=1, port=free_port(), local_rank=0))
     if not torch.cuda.is_available():
@@ -26,19 +31,14 @@ def process_group(timeout_s: int) -> Iterator[World]:
     import deepspeed
 
     _quiet_deepspeed()
-    started_here = not torch.distributed.is_initialized()
-    if started_here:
+    if not torch.distributed.is_initialized():
         deepspeed.init_distributed(timeout=datetime.timedelta(seconds=timeout_s), verbose=False)
+        atexit.register(torch.distributed.destroy_process_group)
     world = World.from_environment()
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank)
-    try:
-        yield world
-        if started_here:
-            torch.distributed.barrier()
-    finally:
-        if started_here:
-            torch.distributed.destroy_process_group()
+    yield world
+    torch.distributed.barrier()
 
 
 def _quiet_deepspeed() -> None:

@@ -83,6 +83,17 @@ def test_explicit_format_reads_any_ending(tmp_path: Path) -> None:
     assert read(tmp_path, format="text") == ["a", "b"]
 
 
+def test_a_data_set_is_read_by_name_and_split(tmp_path: Path) -> None:
+    """The data set library takes a folder for a name, so the hub's reader can be tried without the hub."""
+    write_parquet(tmp_path / "train-0.parquet", ["one", None, "two"])
+    write_parquet(tmp_path / "validation-0.parquet", ["three"])
+    assert read(tmp_path, format="hub") == ["one", "two"]
+    assert read(tmp_path, format="hub", split="validation") == ["three"]
+    assert "corpus.split=test: Bad split: test" in sentence(tmp_path, format="hub", split="test")
+    assert "its columns are text, n" in sentence(tmp_path, format="hub", text_column="body")
+    assert source_files(CorpusConfig(path=str(tmp_path), format="hub")) == []
+
+
 def test_builtin_documents_need_no_file() -> None:
     corpus = CorpusConfig(path="builtin:python-docs", max_documents=3)
     assert len(list(documents(corpus))) == 3

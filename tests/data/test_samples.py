@@ -3,6 +3,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from refbert_dist.data import samples as module
 from refbert_dist.data.samples import corpus_samples, cut_at_words, special_tokens, task_samples
 from refbert_dist.data.tasks import Example
 from refbert_dist.data.tokenizer import load_tokenizer
@@ -64,6 +65,18 @@ def test_a_sample_is_what_the_tokenizer_makes_of_its_text(tokenizer: PreTrainedT
 def test_documents_are_numbered_in_order(tokenizer: PreTrainedTokenizerFast) -> None:
     groups = list(corpus_samples([TEXT, "Short.", TEXT], tokenizer, max_length=12))
     assert [{sample.document for sample in group} for group in groups] == [{0}, {1}, {2}]
+
+
+def test_samples_do_not_depend_on_how_documents_are_batched(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [TEXT, "Short.", TEXT[::-1], "One more."]
+    found = []
+    for size in (1, 110, 1 << 20):
+        monkeypatch.setattr(module, "BATCH_CHARACTERS", size)
+        groups = corpus_samples(iter(documents), tokenizer, max_length=12)
+        found.append([[(s.document, s.text_a, s.ids.tolist()) for s in group] for group in groups])
+    assert found[0] == found[1] == found[2]
 
 
 def test_pairs_as_the_tokenizer_makes_them_with_the_longer_one_cut(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -194,6 +194,24 @@ def test_bfloat16_stays_finite(batch: Batch, references: Batch, implementation: 
     assert_same(found[0].float(), expected[0], atol=0.15)
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_batch_in_which_nothing_was_found(batch: Batch, references: Batch, implementation: str) -> None:
+    """Zero references are a valid count, in mixed precision and with an empty input, too."""
+    model = build(attn_implementation=implementation)
+    none = {name: value[:, :0] for name, value in references.items()}
+    assert_same(model(**batch, **none).last_hidden_state, model(**batch).last_hidden_state)
+    batch["attention_mask"][2] = 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(**batch, **none).last_hidden_state.isfinite().all()
+
+
+def test_attention_dropout_of_the_first_layer(batch: Batch, references: Batch) -> None:
+    model = build(num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    assert torch.equal(model(**batch, **references)[0], model(**batch, **references)[0])
+    model.train()
+    assert not torch.equal(model(**batch, **references)[0], model(**batch, **references)[0])
+
+
 def test_outputs_have_the_stated_shapes(batch: Batch, references: Batch) -> None:
     outputs = build(attn_implementation="eager")(
         **batch, **references, output_hidden_states=True, output_attentions=True

@@ -100,13 +100,16 @@ def test_a_full_disk_is_an_error_and_not_a_silent_loss(tmp_path):
 import resource, signal, sys
 from refbert_dist.tracking.metrics import MetricsLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, most))
 log = MetricsLog(sys.argv[1])
 log.write("s", "j", 1, {"loss": 1.0})
 try:
     log.write("s", "j", 2, {"text": "x" * 500})
 except OSError:
     sys.exit(7)
+finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # what runs at exit may write again
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert done.returncode == 7
