@@ -18,7 +18,7 @@ from refbert_dist.cache.contract import states_artifact, task_teacher
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
 from refbert_dist.engine.world import World
-from refbert_dist.errors import RefBertError, UserError, did_you_mean
+from refbert_dist.errors import RefBertError, StoppedError, UserError, did_you_mean
 from refbert_dist.references.neighbours import neighbours_artifact
 from refbert_dist.rundir import open_run, record_stage
 from refbert_dist.tracking.mlflow_sync import MlflowSync
@@ -216,12 +216,12 @@ def _tracking(exp: Experiment) -> Iterator[None]:
         exp.tracking.mlflow_uri,
         exp.tracking.experiment,
         params=exp.model_dump(mode="json"),
-        tags={"refbert.run_dir": str(exp.run.dir)},
+        tags={},
     )
     sync.start()
     try:
         yield
-    except BaseException:
-        sync.close("FAILED")
+    except BaseException as error:
+        sync.close("KILLED" if isinstance(error, StoppedError) else "FAILED")
         raise
     sync.close("FINISHED")

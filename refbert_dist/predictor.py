@@ -81,7 +81,14 @@ class Predictor:
 def parse_lines(lines: Iterable[str]) -> Iterator[TextPair]:
     """One text a line; a tab parts the two sentences of a pair. All lines must be of the same kind."""
     columns = None
-    for number, line in enumerate(lines, start=1):
+    numbered = enumerate(lines, start=1)
+    while True:
+        try:
+            number, line = next(numbered)
+        except StopIteration:
+            return
+        except UnicodeDecodeError:
+            raise UserError("standard input is not UTF-8 text; convert it first") from None
         parts = line.rstrip("\r\n").split("\t")
         columns = columns or len(parts)
         if len(parts) > 2 or len(parts) != columns:

@@ -6,6 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
+from refbert_dist.artifacts.disk import explain_disk_errors
 from refbert_dist.config import load_experiment
 from refbert_dist.engine.processes import report_error
 from refbert_dist.engine.world import World
@@ -19,7 +20,8 @@ def main(stage_name: str, run_dir: Path) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     _quiet_libraries()
     try:
-        stage_named(stage_name).run(load_experiment(run_dir / EXPERIMENT))
+        with explain_disk_errors(run_dir):
+            stage_named(stage_name).run(load_experiment(run_dir / EXPERIMENT))
     except RefBertError as error:
         report_error(run_dir, stage_name, World.from_environment().rank, error)
         return error.exit_code

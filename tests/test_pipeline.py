@@ -54,7 +54,9 @@ def test_metrics_of_every_job_are_there(done: Experiment) -> None:
     records = list(read_metrics(done.run.dir))
     steps = {job: [record["step"] for record in records if record["job"] == job] for job in {r["job"] for r in records}}
     assert steps["general-refbert"] == list(range(1, 7))
-    assert {f"{phase}-{system}" for phase in ("general", "intermediate", "prediction") for system in done.systems} < set(steps)
+    assert {
+        f"{phase}-{system}" for phase in ("general", "intermediate", "prediction") for system in done.systems
+    } < set(steps)
     general = next(record for record in records if record["job"] == "general-refbert")
     assert {"loss", "embedding", "hidden", "attention", "learning_rate"} < set(general)
 

@@ -24,7 +24,7 @@ from refbert_dist.engine.distributed import device_of, training_engine
 from refbert_dist.engine.optimizer_state import gather_moments, restore_moments
 from refbert_dist.engine.stop import StopFlag
 from refbert_dist.engine.world import World
-from refbert_dist.errors import RefusedError, StoppedError
+from refbert_dist.errors import RefusedError, StoppedError, UserError
 from refbert_dist.tracking.metrics import MetricsLog
 from refbert_dist.tracking.progress import Progress
 
@@ -90,6 +90,11 @@ def seed_micro_batch(seed: int, step: int, index: int) -> None:
 def train(objective: Objective, job: Job, exp: Experiment, world: World) -> TrainState:
     """Train ``objective.module`` in place for the job's budget, continuing from its newest complete checkpoint."""
     config = exp.engine
+    if len(objective.lengths) < world.size:
+        raise UserError(
+            f"launch.processes is {world.size} but {job.name} has {len(objective.lengths)} sample(s); "
+            f"set launch.processes to at most {len(objective.lengths)}"
+        )
     sampler = Sampler(objective.lengths, job.optim.batch_size, config.micro_batch_size, exp.seed)
     steps = total_steps(job.optim, sampler.steps_per_epoch)
     passes = sampler.passes(world.size)
