@@ -184,7 +184,9 @@ def predict(
     import json
 
     from refbert_dist.predictor import Predictor, parse_lines
+    from refbert_dist.tracking.quiet import quiet_libraries
 
+    quiet_libraries()
     predictor = Predictor(model_dir)
     if dry_run:
         typer.echo(f"{model_dir} is a model of {predictor.model.config.num_labels} label(s), ready to predict")
@@ -195,11 +197,14 @@ def predict(
 
 
 @app.command()
-def doctor(on: On = "local") -> None:
+def doctor(
+    on: On = "local",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Name the checks; make none.")] = False,
+) -> None:
     """Say whether this machine can run the toolkit, and what is missing; exit code 1 if something is."""
     from launchers.doctor import examine
 
-    examine(on)
+    examine(on, dry_run)
 
 
 def main() -> None:

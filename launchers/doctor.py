@@ -25,36 +25,35 @@ PACKAGES = {
 }
 
 
-def examine(on: str) -> None:
+def examine(on: str, dry_run: bool) -> None:
     """Print one line for each check; raise when a needed one fails."""
     console = Console()
     profile = load_profile(on)
+    if dry_run:
+        console.print(f"would check on {on}: python, {', '.join(PACKAGES)}, processors, disk, folder, hub")
+        return
     missing = 0
     for good, name, text in _checks():
-        console.print(
-            f"{'ok     ' if good else 'MISSING'} {name:14} {text}", highlight=False, markup=False, soft_wrap=True
-        )
+        line = f"{'ok     ' if good else 'MISSING'} {name:14} {text}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
         missing += not good
-    console.print(f"        profile        {on}: {profile.cluster}", highlight=False)
+    console.print(f"ok      {'profile':14} {on}: {profile.cluster}", highlight=False)
     if missing:
         raise RefusedError(f"{missing} thing(s) missing, named above")
 
 
 def _checks() -> Iterator[tuple[bool, str, str]]:
+    """Good or not, what, and what was found."""
     yield sys.version_info >= (3, 11), "python", sys.version.split()[0] + " (needs 3.11 or newer)"
     for package, purpose in PACKAGES.items():
         try:
             yield True, package, importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             yield False, package, f"not installed: pip install {package} ({purpose})"
-    cores = len(os.sched_getaffinity(0))
-    yield (
-        True,
-        "processors",
-        f"{cores} cores" + (", a CUDA device" if has_cuda_device() else ", no CUDA device: gloo on CPU"),
-    )
+    device = "a CUDA device" if has_cuda_device() else "no CUDA device: gloo on CPU"
+    yield True, "processors", f"{len(os.sched_getaffinity(0))} cores, {device}"
     free = shutil.disk_usage(Path.cwd()).free
     yield free > 1e9, "disk", f"{free / 1e9:.1f} GB free here (the demo takes about 1 GB)"
-    yield os.access(Path.cwd(), os.W_OK), "writable", str(Path.cwd())
+    yield os.access(Path.cwd(), os.W_OK), "folder", f"{Path.cwd()} is writable"
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
     yield True, "hub", "HF_HUB_OFFLINE is set: local models and data only" if offline else "hub names are tried online"

@@ -38,12 +38,16 @@ class Predictor:
         if not texts:
             return []
         pairs = [second for _, second in texts]
+        if len({second is None for second in pairs}) > 1:
+            raise UserError("some texts are pairs and some are not; give texts of one kind")
         encoded = self.tokenizer(
             [first for first, _ in texts],
             None if pairs[0] is None else pairs,
             truncation="longest_first",
             max_length=self.tokenizer.model_max_length,
             padding=True,
+            # Some teachers' tokenizers, RoBERTa's for one, leave them out unless asked.
+            return_token_type_ids=True,
             return_tensors="pt",
         )
         inputs = {name: encoded[name].to(self.device) for name in ("input_ids", "attention_mask", "token_type_ids")}

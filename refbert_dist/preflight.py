@@ -27,12 +27,12 @@ def check(exp: Experiment) -> None:
                 f"set {name}={teacher.max_positions} or less"
             )
     layer_map(exp.distill.layer_map, exp.student.layers, teacher.layers)
-    stored_layers(exp)
     for name, layer in (("key_layer", exp.references.key_layer), ("value_layer", value_layer(exp))):
         if layer > teacher.layers:
             raise UserError(
                 f"references.{name} is {layer} but the teacher has {teacher.layers} layers; use 0 to {teacher.layers}"
             )
+    stored_layers(exp)
     if exp.corpus:
         check_corpus(exp.corpus)
     if exp.task:

@@ -13,12 +13,15 @@ from refbert_dist.engine.world import World
 from refbert_dist.errors import RefBertError
 from refbert_dist.pipeline import stage_named
 from refbert_dist.rundir import EXPERIMENT
+from refbert_dist.tracking.quiet import quiet_libraries
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def main(stage_name: str, run_dir: Path) -> int:
     """Run the stage of the experiment in ``run_dir``; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    _quiet_libraries()
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stdout)
+    quiet_libraries()
     try:
         with explain_disk_errors(run_dir):
             stage_named(stage_name).run(load_experiment(run_dir / EXPERIMENT))
@@ -26,15 +29,6 @@ def main(stage_name: str, run_dir: Path) -> int:
         report_error(run_dir, stage_name, World.from_environment().rank, error)
         return error.exit_code
     return 0
-
-
-def _quiet_libraries() -> None:
-    """A log holds our own lines, and warnings of others: no bars, no chatter."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    for name in ("httpx", "bm25s"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ CODEC = "fp16/1"
 
 def encode(states: np.ndarray) -> np.ndarray:
     """float32 ``[L, T]`` to float16; relative error at most 2^-11 for normal values."""
-    encoded = states.astype(np.float16)
+    with np.errstate(over="ignore"):
+        encoded = states.astype(np.float16)
     if not np.isfinite(encoded).all():
         raise RefusedError(
             f"a teacher state of magnitude {np.abs(states).max():.3g} does not fit float16 (largest 65504); "

@@ -62,6 +62,12 @@ def stored_layers(exp: Experiment) -> tuple[int, ...]:
     layers = set(read_layers(exp) if exp.cache.layers == "auto" else exp.cache.layers)
     if layers and max(layers) > depth:
         raise UserError(f"cache.layers names layer {max(layers)} but the teacher has {depth}; use layers 1 to {depth}")
+    missing = sorted({*read_layers(exp)} - layers - {0})
+    if missing:
+        raise UserError(
+            f"cache.layers is {sorted(layers)} but this experiment reads layer {', '.join(map(str, missing))} as well; "
+            "add what is missing or set cache.layers=auto"
+        )
     return tuple(sorted(layers - {0}))
 
 
@@ -96,9 +102,8 @@ def states_artifact(exp: Experiment, scope: Scope) -> Artifact:
     return Artifact(exp.cache.dir / "teacher" / recipe_key("teacher-states", recipe))
 
 
-def check_ingredients(artifact: Artifact, expected: Mapping[str, Any]) -> None:
-    """Refuse a cache that was made from something else; the message names the first ingredient that differs."""
-    made_from = artifact.manifest()["ingredients"]
+def check_ingredients(artifact: Artifact, made_from: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse a cache, or a shard of one, that was made from something else; names the first ingredient that differs."""
     for name, value in expected.items():
         if made_from.get(name) != value:
             raise UserError(

@@ -99,6 +99,6 @@ def open_states(exp: Experiment, scope: Scope, teacher: Teacher, device: torch.d
     if exp.distill.targets == "online":
         return OnlineStates(teacher, tokens, device)
     artifact = states_artifact(exp, scope)
-    check_ingredients(artifact, ingredients(exp, scope, tokens))
+    check_ingredients(artifact, artifact.manifest()["ingredients"], ingredients(exp, scope, tokens))
     artifact.register(exp.run.dir)
     return CachedStates(artifact)

@@ -58,19 +58,26 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
     artifact = states_artifact(exp, scope)
     expected = ingredients(exp, scope, tokens)
     if artifact.complete:
-        check_ingredients(artifact, expected)
-        return artifact.manifest()
+        manifest = artifact.manifest()
+        check_ingredients(artifact, manifest["ingredients"], expected)
+        return manifest
 
     teacher = load_teacher(exp, scope)
     plans = plan_shards(tokens.lengths, exp.cache.shard_tokens)
-    undone = [plan for plan in plans if artifact.sidecar(plan.shard) is None]
+    undone = []
+    for plan in plans:
+        standing = artifact.sidecar(plan.shard)
+        if standing is None:
+            undone.append(plan)
+        else:  # of an interrupted build, before which teacher or data may have been others
+            check_ingredients(artifact, standing["ingredients"], expected)
     needed = sum(int(tokens.lengths[plan.start : plan.stop].sum()) for plan in undone)
     require_free_space(artifact.path, needed * len(stored_layers(exp)) * teacher.hidden_size * 2, "the teacher cache")
     # Everyone decides on the same list before anyone adds to it.
     torch.distributed.barrier()
 
     mine = undone[world.rank :: world.size]
-    writer = _Writer(inference_engine(teacher.to(device_of(world))), teacher, tokens, exp, scope, device_of(world))
+    writer = ShardWriter(inference_engine(teacher.to(device_of(world))), teacher, tokens, exp, scope, device_of(world))
     own = sum(int(tokens.lengths[plan.start : plan.stop].sum()) for plan in mine)
     with Progress(f"cache-{scope}", needed, "tokens", run_dir=exp.run.dir, enabled=world.rank == 0) as progress:
         done = 0
@@ -90,7 +97,9 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
     return artifact.manifest()
 
 
-class _Writer:
+class ShardWriter:
+    """Runs the teacher over the samples of a shard and commits what it says."""
+
     def __init__(
         self, engine: Any, teacher: Teacher, tokens: TokenSet, exp: Experiment, scope: Scope, device: torch.device
     ) -> None:
@@ -140,6 +149,6 @@ class _Writer:
                 "samples": plan.stop - plan.start,
                 "tokens": int(offsets[-1]),
                 "start": plan.start,
-                "teacher": expected["teacher"],
+                "ingredients": expected,
             },
         )

@@ -21,6 +21,8 @@ PYTHON_DOCS = "builtin:python-docs"
 MIN_WORDS = 12
 NEAR = 4
 """A same-topic pair lies within this many passages: the ends of a long topic have little to do with each other."""
+HARD_SHARE = 0.25
+"""Share of the different-topic pairs whose partner is the passage that shares the most words."""
 DEV_SHARE = 0.18
 """Share of the passages whose topics are held out."""
 PROSE_WORDS = {
@@ -80,8 +82,8 @@ def _is_prose(passage: str) -> bool:
 def same_topic_task(seed: int) -> tuple[list[Row], list[Row]]:
     """Balanced pairs of passages, label 1 where both come from one topic: (train rows, dev rows).
 
-    No topic and so no passage is in both. Half of the different-topic pairs are random; for the other half the partner
-    is the passage of another topic that shares the most words, so that word overlap alone does not give the label.
+    No topic and so no passage is in both. Most different-topic pairs are random; for the others the partner is the
+    passage of another topic that shares the most words, so that word overlap alone does not give the label.
     The same Python version and seed give the same rows.
     """
     train, dev = _same_topic_rows(seed)
@@ -132,7 +134,7 @@ def _pairs(topics: dict[str, tuple[str, ...]], rng: random.Random) -> tuple[Row,
         if not add(first, rng.sample(near, len(near)), 1):
             continue
         others = [passage for passage, owner in owned if owner != topic]
-        if rng.random() < 0.5:
+        if rng.random() >= HARD_SHARE:
             rng.shuffle(others)
         else:
             others.sort(key=lambda other: -overlap(first, other))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ def process_group(timeout_s: int) -> Iterator[World]:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
-    _quiet_deepspeed()
+    _skip_build()
     if not torch.distributed.is_initialized():
         deepspeed.init_distributed(timeout=datetime.timedelta(seconds=timeout_s), verbose=False)
         atexit.register(torch.distributed.destroy_process_group)
@@ -41,8 +40,7 @@ def process_group(timeout_s: int) -> Iterator[World]:
     torch.distributed.barrier()
 
 
-def _quiet_deepspeed() -> None:
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+def _skip_build() -> None:
     # On CPU, init_distributed compiles a shared-memory all-reduce in every process, and a build that is killed leaves a
     # lock that all later processes wait for. gloo does the same work; skip the build where this version has that hook.
     backend = sys.modules.get("deepspeed.comm.torch")

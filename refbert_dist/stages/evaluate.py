@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,71 +29,67 @@ Forward = Callable[[np.ndarray], torch.Tensor]
 
 
 def run(exp: Experiment) -> dict[str, Any]:
-    """Evaluate, time, and write ``RUN_DIR/results.json``; returns its rows."""
+    """Evaluate, time, and write ``RUN_DIR/results.json``; returns how many rows it has."""
     assert exp.task is not None
     spec = task_spec(exp.task.name)
     device = device_of(World.from_environment())
     dev = TokenSet.open(tokens_artifact(exp, "dev"))
     assert dev.labels is not None
     setting = Setting(exp, "task", device)
+    folders = {system: model_folder(exp, f"prediction-{system}") for system in exp.trained_systems()}
+    students = {system: load_classifier(folder).to(device).eval() for system, folder in folders.items()}
 
     forwards: dict[str, Forward] = {"teacher": _teacher_forward(setting.teacher, dev, device)}
-    parameters = {"teacher": _parameters(setting.teacher.model)}
-    budgets = {"teacher": training_record(task_teacher(exp))}
-    for system in exp.trained_systems():
-        folder = model_folder(exp, f"prediction-{system}")
-        student = load_classifier(folder).to(device).eval()
+    for system, student in students.items():
         forwards[system] = _student_forward(student, setting, system, dev, device)
-        parameters[system] = _parameters(student)
-        budgets[system] = training_record(folder)
+    models: dict[str, Any] = {"teacher": setting.teacher.model, **students}
+    parameters = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
+    budgets = {"teacher": training_record(task_teacher(exp))}
+    budgets |= {system: training_record(folder) for system, folder in folders.items()}
+    timing = latencies(exp, setting, students, dev, device)
 
     rows: list[dict[str, Any]] = []
-    timing = latencies(exp, setting, dev, device)
     metrics = MetricsLog(exp.run.dir)
     with Progress("evaluate", len(dev) * len(forwards), "samples", run_dir=exp.run.dir) as progress:
         done = 0
-        for system_name, forward in forwards.items():
+        for name, forward in forwards.items():
             logits = []
             for samples in _batches(len(dev), exp.evaluate.batch_size):
                 logits.append(forward(samples).float().cpu().numpy())
                 done += len(samples)
                 progress.update(done)
             found = scores(spec.metrics, np.concatenate(logits), dev.labels)
-            metrics.write("evaluate", system_name, budgets[system_name]["steps"], found)
+            metrics.write("evaluate", name, budgets[name]["steps"], found)
+            common = {
+                "n": len(dev),
+                "references": exp.reference_count("refbert") if name == "refbert" else 0,
+                "params": parameters[name],
+                "size_ratio": round(parameters["teacher"] / parameters[name], 3),
+                "latency_ms": round(1000 * timing["seconds"][name], 3),
+                "latency_ratio": round(timing["seconds"]["teacher"] / timing["seconds"][name], 3),
+                "latency_batch": timing["batch"],
+                "latency_length": timing["length"],
+                "steps": budgets[name]["steps"],
+                "seconds": budgets[name]["seconds"],
+            }
             for metric, score in found.items():
-                rows.append(
-                    {
-                        "system": system_name,
-                        "task": spec.name,
-                        "seed": exp.seed,
-                        "metric": metric,
-                        "score": round(score, 6),
-                        "n": len(dev),
-                        "references": exp.reference_count("refbert") if system_name == "refbert" else 0,
-                        "params": parameters[system_name],
-                        "size_ratio": round(parameters["teacher"] / parameters[system_name], 3),
-                        "latency_ms": round(1000 * timing["seconds"][system_name], 3),
-                        "latency_ratio": round(timing["seconds"]["teacher"] / timing["seconds"][system_name], 3),
-                        "latency_batch": timing["batch"],
-                        "latency_length": timing["length"],
-                        "steps": budgets[system_name]["steps"],
-                        "seconds": budgets[system_name]["seconds"],
-                    }
-                )
+                asked = {"system": name, "task": spec.name, "seed": exp.seed, "metric": metric}
+                rows.append({**asked, "score": round(score, 6), **common})
     write_json(exp.run.dir / "results.json", rows)
     return {"rows": len(rows)}
 
 
-def latencies(exp: Experiment, setting: Setting, dev: TokenSet, device: torch.device) -> dict[str, Any]:
+def latencies(
+    exp: Experiment, setting: Setting, students: Mapping[SystemName, Any], dev: TokenSet, device: torch.device
+) -> dict[str, Any]:
     """Median forward time of every system on the same dev rows, references projected beforehand as in the export.
 
     Network only: looking the references up and reading them from disk is not in it.
     """
     samples = np.arange(min(len(dev), exp.evaluate.latency_batch_size))
     batch = to_device(token_batch(dev, samples, setting.teacher.pad_token_id), device)
-    calls: dict[str, Callable[[], object]] = {"teacher": lambda: setting.teacher.logits(**batch)}
-    for system in exp.trained_systems():
-        student = load_classifier(model_folder(exp, f"prediction-{system}")).to(device).eval()
+    calls: dict[str, Callable[[], object]] = {"teacher": partial(setting.teacher.logits, **batch)}
+    for system, student in students.items():
         inputs: dict[str, Any] = dict(batch)
         references = setting.references(system, "dev")
         if references:
@@ -101,7 +98,7 @@ def latencies(exp: Experiment, setting: Setting, dev: TokenSet, device: torch.de
                 keys, values = student.project_references(given["reference_keys"], given["reference_values"])
             inputs |= {"reference_keys": keys, "reference_values": values, "references_projected": True}
             inputs["reference_mask"] = given["reference_mask"]
-        calls[system] = lambda student=student, inputs=inputs: student(**inputs)  # type: ignore[misc]
+        calls[system] = partial(student, **inputs)
     with torch.inference_mode():
         seconds = median_latencies(calls, exp.evaluate.latency_repeats)
     return {"seconds": seconds, "batch": len(samples), "length": int(dev.lengths[samples].max())}
@@ -127,10 +124,6 @@ def _student_forward(
         return logits
 
     return forward
-
-
-def _parameters(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _batches(count: int, size: int) -> Iterator[np.ndarray]:

@@ -109,10 +109,19 @@ def load_encoder(folder: Path) -> RefBertModel:
 
 
 def new_classifier(exp: Experiment, system: SystemName, encoder_folder: Path, num_labels: int) -> Any:
-    """A classifier (regression where ``num_labels`` is 1) around the encoder in ``encoder_folder``."""
+    """A classifier (regression where ``num_labels`` is 1) around the encoder in ``encoder_folder``.
+
+    Its pooler and head are new, and the same for every system.
+    """
     torch.manual_seed(exp.seed)
-    problem = "regression" if num_labels == 1 else "single_label_classification"
-    student = RefBertForSequenceClassification(student_config(exp, system, num_labels=num_labels, problem_type=problem))
+    head = {
+        "num_labels": num_labels,
+        "problem_type": "regression" if num_labels == 1 else "single_label_classification",
+    }
+    student = RefBertForSequenceClassification(student_config(exp, "tinybert", **head))
+    if exp.reference_count(system):
+        plain, student = student, RefBertForSequenceClassification(student_config(exp, system, **head))
+        student.load_state_dict(plain.state_dict(), strict=False)
     student.bert.load_state_dict(load_encoder(encoder_folder).state_dict(), strict=False)
     return student
 

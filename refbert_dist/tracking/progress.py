@@ -185,8 +185,10 @@ def _forward(log: Path) -> Iterator[Callable[[], None]]:
         def refresh() -> None:
             nonlocal rest
             *lines, rest = (rest + stream.read()).split(b"\n")
-            if lines:
-                sys.stderr.write("".join(line.decode(errors="replace") + "\n" for line in lines))
+            # The header by which each start is told apart in the file says nothing new to the one who started it.
+            shown = [line for line in lines if not line.startswith(b"=== ")]
+            if shown:
+                sys.stderr.write("".join(line.decode(errors="replace") + "\n" for line in shown))
                 sys.stderr.flush()
 
         yield refresh

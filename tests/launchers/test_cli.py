@@ -141,7 +141,8 @@ def test_every_stage_has_a_dry_run(command: list[str], tmp_path: Path, root: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_is_the_file_in_configs(refbert: Refbert) -> None:
+def test_the_demo_is_the_file_in_configs(refbert: Refbert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     repository = Path(__file__).parents[2]
     assert cli.DEMO.read_bytes() == (repository / "configs" / "demo.yaml").read_bytes()
     assert refbert("demo", "--dry-run")[0] == 0
@@ -251,7 +252,7 @@ def test_a_teacher_folder_that_is_not_whole(wrong: Wrong, tmp_path: Path, lackin
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", ["corpus.path", "empty"]),
+        (b"", ["corpus.path", "no text"]),
         (b"good line\n\nbad \xff line\n", ["line 3", "UTF-8"]),
     ],
 )

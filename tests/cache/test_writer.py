@@ -1,0 +1,182 @@
+"""Building the cache: again, after a kill, by one process and by two, where there is no room."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_experiment, tiny_teacher
+
+from refbert_dist import pipeline
+from refbert_dist.artifacts import Artifact, disk
+from refbert_dist.cache.contract import states_artifact
+from refbert_dist.cache.writer import build_states
+from refbert_dist.config import Experiment, to_yaml
+from refbert_dist.data.tokens import TokenSet, tokens_artifact
+from refbert_dist.engine.processes import run_processes, worker_environment
+from refbert_dist.engine.world import World, free_port
+from refbert_dist.errors import UserError
+
+ALONE = World(0, 1, 0)
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*") if path.is_file()}
+
+
+def data_of(artifact: Artifact) -> dict[str, bytes]:
+    """Every file of the artefact but the notes of who uses it."""
+    return {path.name: path.read_bytes() for path in artifact.path.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Experiment:
+    exp = tiny_experiment(tmp_path, "task=null", "references.count=0", "corpus.max_documents=3")
+    pipeline.run(exp, ["prepare"])
+    return exp
+
+
+def test_a_second_build_touches_nothing(prepared: Experiment) -> None:
+    pipeline.run(prepared, ["cache-general"])
+    artifact = states_artifact(prepared, "general")
+    before = files_of(prepared.cache.dir)
+    assert build_states(prepared, "general", ALONE) == artifact.manifest()
+    assert files_of(prepared.cache.dir) == before
+    assert list(artifact.verify(full=True)) == []
+
+
+def test_only_lost_shards_are_built_again(prepared: Experiment) -> None:
+    pipeline.run(prepared, ["cache-general"])
+    artifact = states_artifact(prepared, "general")
+    before, times = data_of(artifact), files_of(artifact.path)
+    for path in (artifact.path / "shard-00001.json", artifact.path / "manifest.json"):
+        path.unlink()
+    assert pipeline.missing_stages(prepared, ["cache-general"])
+    build_states(prepared, "general", ALONE)
+    assert data_of(artifact) == before
+    after = files_of(artifact.path)
+    assert {Path(name).name for name in times if after[name] != times[name]} == {
+        "manifest.json",
+        "shard-00001.json",
+        artifact.files("safetensors")[1].name,
+    }
+
+
+def test_shards_of_another_teacher_are_not_continued(prepared: Experiment, tmp_path: Path) -> None:
+    """A teacher may change in place between an interrupted build and its continuation."""
+    pipeline.run(prepared, ["cache-general"])
+    artifact = states_artifact(prepared, "general")
+    for path in (artifact.path / "shard-00000.json", artifact.path / "manifest.json"):
+        path.unlink()
+    before = files_of(artifact.path)
+    shutil.rmtree(tmp_path / "teacher")
+    tiny_teacher(tmp_path / "teacher", seed=9)
+    with pytest.raises(UserError, match="made with another teacher"):
+        build_states(prepared, "general", ALONE)
+    assert files_of(artifact.path) == before
+
+
+def test_a_build_that_cannot_fit_is_refused_before_it_starts(
+    prepared: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = TokenSet.open(tokens_artifact(prepared, "corpus"))
+    needed = int(tokens.lengths.sum()) * 4 * 32 * 2  # 4 layers of 32 float16 numbers a token
+    with monkeypatch.context() as patched:
+        usage = shutil.disk_usage(prepared.cache.dir)
+        patched.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+        with pytest.raises(UserError, match=r"the teacher cache needs .* GB are free.*cache\.dir"):
+            pipeline.run(prepared, ["cache-general"])
+        assert not states_artifact(prepared, "general").path.exists()
+        patched.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=needed))
+        pipeline.run(prepared, ["cache-general"])
+    stored = sum(path.stat().st_size for path in states_artifact(prepared, "general").files("safetensors"))
+    assert needed <= stored <= 1.2 * needed, "what is asked for must be about what is written"
+
+
+def test_every_state_goes_through_the_inference_engine(prepared: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher is wrapped by DeepSpeed, in evaluation mode and without gradients."""
+    from refbert_dist.cache import writer
+
+    seen: list[tuple[bool, bool]] = []
+    start = writer.inference_engine
+
+    def watched(module: torch.nn.Module) -> object:
+        engine = start(module)
+        module.register_forward_pre_hook(lambda *_: seen.append((module.training, torch.is_grad_enabled())))
+        return engine
+
+    monkeypatch.setattr(writer, "inference_engine", watched)
+    pipeline.run(prepared, ["cache-general"])
+    assert len(seen) >= states_artifact(prepared, "general").manifest()["shards"]
+    assert set(seen) == {(False, False)}
+
+
+# -- several processes -----------------------------------------------------------------------------------------------
+
+
+def many_shards(root: Path, name: str) -> Experiment:
+    """One of several builds of the same cache, each in directories of its own; a sample or two in a shard."""
+    exp = tiny_experiment(
+        root,
+        "task=null",
+        "references.count=0",
+        "corpus.max_documents=8",
+        "cache.shard_tokens=96",
+        f"run.dir={root / name}",
+        f"cache.dir={root / name / 'cache'}",
+    )
+    pipeline.run(exp, ["prepare"])
+    (exp.run.dir / "experiment.yaml").write_text(to_yaml(exp))
+    return exp
+
+
+def command(exp: Experiment) -> list[str]:
+    return [sys.executable, "-m", "refbert_dist.worker", "cache-general", str(exp.run.dir)]
+
+
+@pytest.mark.dist
+@pytest.mark.faults
+def test_one_process_or_two_killed_and_continued_write_the_same_bytes(tmp_path: Path) -> None:
+    alone = many_shards(tmp_path, "alone")
+    run_processes(command(alone), count=1, threads=1, run_dir=alone.run.dir, stage="cache-general")
+    expected = data_of(states_artifact(alone, "general"))
+    shards = states_artifact(alone, "general").manifest()["shards"]
+
+    killed = many_shards(tmp_path, "killed")
+    artifact = states_artifact(killed, "general")
+    port = free_port()
+    with (killed.run.dir / "out.log").open("wb") as log:
+        workers = [
+            subprocess.Popen(
+                command(killed), env={**os.environ, **worker_environment(rank, 2, port, 1)}, stdout=log, stderr=log
+            )
+            for rank in (0, 1)
+        ]
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(artifact.path.glob("shard-*.json"))) < 6:
+            assert all(worker.poll() is None for worker in workers), (killed.run.dir / "out.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        for worker in workers:
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+    standing = {path.name: path.read_bytes() for path in artifact.path.glob("shard-*.json")}
+    assert 6 <= len(standing) < shards and not artifact.complete
+    writers = {json.loads(content)["shard"] % 2 for content in standing.values()}
+    assert writers == {0, 1}, "both processes must have written"
+
+    run_processes(command(killed), count=2, threads=1, run_dir=killed.run.dir, stage="cache-general")
+    assert list(artifact.verify(full=True)) == []
+    found = data_of(artifact)
+    debris = {name for name in found if name.endswith(".tmp") or name not in expected}
+    assert {name: content for name, content in found.items() if name not in debris} == expected
+    assert all(found[name] == content for name, content in standing.items())
+    assert len(debris) <= 4, "each killed writer may leave its open files, which no sidecar names, and nothing more"
