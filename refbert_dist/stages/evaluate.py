@@ -40,12 +40,12 @@ def run(exp: Experiment) -> dict[str, Any]:
     students = {system: load_classifier(folder).to(device).eval() for system, folder in folders.items()}
 
     forwards: dict[str, Forward] = {"teacher": _teacher_forward(setting.teacher, dev, device)}
+    parameters = {"teacher": _parameters(setting.teacher.model)}
+    budgets = {"teacher": training_record(task_teacher(exp))}
     for system, student in students.items():
         forwards[system] = _student_forward(student, setting, system, dev, device)
-    models: dict[str, Any] = {"teacher": setting.teacher.model, **students}
-    parameters = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
-    budgets = {"teacher": training_record(task_teacher(exp))}
-    budgets |= {system: training_record(folder) for system, folder in folders.items()}
+        parameters[system] = _parameters(student)
+        budgets[system] = training_record(folders[system])
     timing = latencies(exp, setting, students, dev, device)
 
     rows: list[dict[str, Any]] = []
@@ -124,6 +124,10 @@ def _student_forward(
         return logits
 
     return forward
+
+
+def _parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _batches(count: int, size: int) -> Iterator[np.ndarray]:
