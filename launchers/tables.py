@@ -5,45 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from refbert_dist.artifacts import read_json
 from refbert_dist.config import Experiment
 
-NAMES = {"teacher": "teacher", "tinybert": "TinyBERT (no reference)", "refbert": "RefBERT"}
-
 
 def show_results(exp: Experiment, console: Console) -> None:
-    """The systems of a finished run side by side."""
+    """The systems of a finished run side by side; narrow enough for a terminal of 80 columns."""
     rows: list[dict[str, Any]] = read_json(exp.run.dir / "results.json")
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     first = rows[0]
     table = Table(
-        title=f"{first['task']} dev, {first['n']} rows, seed {first['seed']}; latency: forward pass of "
-        f"{first['latency_batch']} x {first['latency_length']} tokens",
+        title=f"{first['task']} dev, {first['n']} rows, seed {first['seed']}; "
+        f"ms: one forward pass of {first['latency_batch']} x {first['latency_length']} tokens",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     table.add_column("system")
-    for heading in ("parameters", "smaller", "latency ms", "faster", *metrics, "steps", "train s"):
-        table.add_column(heading, justify="right")
+    for heading in ("params", "smaller", "ms", "faster", *metrics, "steps"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for system in ("teacher", "tinybert", "refbert"):
         mine = {row["metric"]: row for row in rows if row["system"] == system}
         if not mine:
             continue
         row = mine[metrics[0]]
-        name = NAMES[system] + (f" (k = {row['references']})" if system == "refbert" else "")
+        names = {"teacher": "teacher", "tinybert": "TinyBERT", "refbert": f"RefBERT k={row['references']}"}
         table.add_row(
-            name,
-            f"{row['params']:,}",
-            f"{row['size_ratio']:.2f} x",
-            f"{row['latency_ms']:.2f}",
-            f"{row['latency_ratio']:.2f} x",
+            names[system],
+            f"{row['params'] / 1e6:.2f} M",
+            f"{row['size_ratio']:.2f}x",
+            f"{row['latency_ms']:.1f}",
+            f"{row['latency_ratio']:.2f}x",
             *(f"{mine[metric]['score']:.4f}" for metric in metrics),
             f"{row['steps']:,}",
-            f"{row['seconds']:.0f}",
         )
     console.print(table)
+    if len(exp.trained_systems()) > 1:
+        console.print("TinyBERT is the same student without references: same steps, batches, rates and start.")
 
 
 def show_paths(exp: Experiment, console: Console) -> None:

@@ -59,7 +59,7 @@ def run(exp: Experiment) -> dict[str, Any]:
                 done += len(samples)
                 progress.update(done)
             found = scores(spec.metrics, np.concatenate(logits), dev.labels)
-            metrics.write("evaluate", name, budgets[name]["steps"], found)
+            metrics.write("evaluate", f"evaluate-{name}", budgets[name]["steps"], found)
             common = {
                 "n": len(dev),
                 "references": exp.reference_count("refbert") if name == "refbert" else 0,

@@ -70,7 +70,7 @@ def test_a_run_ends_with_table_and_paths_and_then_has_nothing_to_do(
     code, out, err = refbert("run", root / "exp.yaml")
     assert code == 0, err
     assert "nothing to do" in out
-    assert "RefBERT (k = 2)" in out and "teacher" in out
+    assert "RefBERT k=2" in out and "teacher" in out
     assert str(finished / "export") in out.replace("\n", "")
     stages = {path.stem: json.loads(path.read_text())["processes"] for path in (finished / "stages").iterdir()}
     assert stages["cache-general"] == stages["distill-task"] == stages["finetune"] == 2

@@ -1,6 +1,7 @@
 """One tiny corpus with neighbours and a teacher whose states are computed at every call, exactly."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from refbert_dist import pipeline
 from refbert_dist.cache.contract import value_layer
 from refbert_dist.cache.states import OnlineStates
 from refbert_dist.config import Experiment, SystemName
+from refbert_dist.data.builtin import python_docs_documents
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.distill import EncoderObjective, References
@@ -33,7 +35,7 @@ class World:
     neighbours: np.ndarray
 
     def experiment(self, *overrides: str) -> Experiment:
-        return tiny_experiment(self.root, "task=null", "corpus.max_documents=4", "student.dropout=0", *overrides)
+        return tiny_experiment(self.root, "task=null", "student.dropout=0", *own_corpus(self.root), *overrides)
 
     def references(self, exp: Experiment) -> References:
         states = ReferenceStates(
@@ -63,11 +65,24 @@ class World:
         return EncoderObjective(student, self.teacher, self.tokens, self.states, references, exp.distill)
 
 
+def own_corpus(root: Path) -> tuple[str, str]:
+    """Overrides for the corpus of :func:`write_corpus`."""
+    return f"corpus.path={root / 'corpus.txt'}", "corpus.max_documents=null"
+
+
+def write_corpus(path: Path) -> None:
+    """40 documents of 6 to 39 words, so that a batch of any of them is padded."""
+    words = [word for document in islice(python_docs_documents(), 30) for word in document.split() if word.isalpha()]
+    documents = [" ".join(words[40 * number : 40 * number + 6 + 11 * number % 34]) for number in range(40)]
+    path.write_text("\n\n".join(documents), encoding="utf-8")
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("objectives")
     lively_teacher(root / "teacher", "bert")
-    exp = tiny_experiment(root, "task=null", "corpus.max_documents=4")
+    write_corpus(root / "corpus.txt")
+    exp = tiny_experiment(root, "task=null", *own_corpus(root))
     pipeline.run(exp, ["retrieve"])
     tokens = TokenSet.open(tokens_artifact(exp, "corpus"))
     teacher = Teacher.load(exp.teacher.model).requires_grad_(False)

@@ -46,5 +46,6 @@ def test_the_loss_is_plain_torchs(world: World, num_labels: int, monkeypatch: py
     assert isinstance(found, torch.Tensor)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     found.backward()
+    largest = max(float(parameter.grad.abs().max()) for parameter in plain.parameters())
     for one, other in zip(teacher.model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=2e-5 * largest)
