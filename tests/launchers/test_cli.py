@@ -13,6 +13,7 @@ import yaml
 from tiny import tiny_task, tiny_teacher, tiny_values
 
 from launchers import cli
+from refbert_dist.data.builtin import python_docs_documents
 
 Refbert = Callable[..., tuple[int, str, str]]
 
@@ -280,6 +281,19 @@ def test_fewer_samples_than_processes(wrong: Wrong, tmp_path: Path) -> None:
     folder = tiny_task(tmp_path / "task", train=1, dev=1)
     answer = wrong(f"task.path={folder}", "corpus=null", "references.count=0", command=("finetune",))
     assert_one_sentence(answer, "launch.processes is 2", "1 sample")
+
+
+@pytest.mark.faults
+def test_no_space_on_disk(wrong: Wrong, small_disk: Path, tmp_path: Path) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text("\n\n".join([*python_docs_documents()] * 4))
+    cache = f"cache.dir={small_disk / 'cache'}"
+    answer = wrong(f"corpus.path={text}", "corpus.max_documents=null", "task=null", cache, command=("prepare",))
+    assert_one_sentence(answer, f"cannot write in {small_disk}", "no space left", "cache.dir")
+    assert not list((small_disk / "cache").rglob("manifest.json"))
+    shutil.rmtree(small_disk / "cache")
+    answer = wrong("task=null", cache, f"run.dir={tmp_path / 'second'}", command=("cache", "build"))
+    assert_one_sentence(answer, "the teacher cache needs", "are free", "cache.dir")
 
 
 def test_nothing_to_verify(wrong: Wrong) -> None:

@@ -1,0 +1,147 @@
+"""DeepSpeed in this process: what is trained how, and the optimizer's state in and out."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from refbert_dist.config import EngineConfig, OptimConfig
+from refbert_dist.engine.distributed import (
+    device_of,
+    inference_engine,
+    parameter_groups,
+    process_group,
+    training_engine,
+)
+from refbert_dist.engine.optimizer_state import gather_moments, restore_moments
+from refbert_dist.engine.world import World
+
+OPTIM = OptimConfig(steps=10, learning_rate=0.01, weight_decay=0.3)
+
+
+@pytest.fixture(autouse=True)
+def world() -> Iterator[World]:
+    with process_group(60) as world:
+        yield world
+
+
+def network() -> nn.Sequential:
+    """Odd sizes, so that ZeRO's flat partitions are padded; one frozen part."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(11, 5), nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3), nn.Linear(3, 3))
+    module[4].requires_grad_(False)
+    return module
+
+
+def engine_of(module: nn.Module, zero_stage: int, passes: int = 1, clip: float = 0.0) -> Any:
+    device = device_of(World(0, 1, 0))
+    config = EngineConfig(zero_stage=zero_stage, gradient_clipping=clip)  # type: ignore[arg-type]
+    return training_engine(module.to(device), OPTIM, config, passes)
+
+
+def loss_of(engine: Any, step: int) -> torch.Tensor:
+    ids = (torch.arange(8) * 3 + step) % 11
+    output: torch.Tensor = engine(ids.to(device_of(World(0, 1, 0))))
+    return (output - step).square().mean()
+
+
+def advance(engine: Any, steps: range) -> None:
+    for step in steps:
+        engine.backward(loss_of(engine, step))
+        engine.step()
+
+
+def weights_of(engine: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
+
+
+def test_one_process_alone_is_a_world(world: World) -> None:
+    assert world == World(0, 1, 0)
+    assert torch.distributed.is_initialized() and torch.distributed.get_world_size() == 1
+    assert {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    with process_group(60) as again:  # a process that runs several stages keeps its group
+        assert again == world
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    module = network()
+    decayed, exempt = parameter_groups(module, 0.3)
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.3, 0.0)
+    assert [parameter.shape for parameter in decayed["params"]] == [(11, 5), (7, 5), (3, 7)]
+    assert [parameter.shape for parameter in exempt["params"]] == [(7,), (7,), (7,), (3,)]
+    together = {id(parameter) for group in (decayed, exempt) for parameter in group["params"]}
+    assert together == {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_the_engine_is_plain_adamw(zero_stage: int, clip: float) -> None:
+    engine = engine_of(network(), zero_stage, passes=2, clip=clip)
+    plain = network().to(device_of(World(0, 1, 0)))
+    optimizer = torch.optim.AdamW(parameter_groups(plain, 0.3), lr=0.01)
+    for step in range(4):
+        for half in (0, 1):
+            engine.backward(loss_of(engine, 2 * step + half))
+            engine.step()
+        optimizer.zero_grad()
+        (sum(loss_of(plain, 2 * step + half) for half in (0, 1)) / 2).backward()  # type: ignore[union-attr]
+        if clip:
+            norm = nn.utils.clip_grad_norm_([p for p in plain.parameters() if p.requires_grad], clip)
+            assert norm > clip
+        optimizer.step()
+    for name, tensor in weights_of(engine).items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name].cpu(), rtol=1e-4, atol=1e-6)
+    assert torch.equal(weights_of(engine)["4.weight"], network()[4].weight), "what is frozen stays"
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("before", [0, 1])
+def test_moments_survive_a_restart_also_with_another_zero_stage(before: int, after: int) -> None:
+    whole = engine_of(network(), before)
+    advance(whole, range(6))
+
+    first = engine_of(network(), before)
+    advance(first, range(3))
+    moments = gather_moments(first, before)
+    named = {name: parameter for name, parameter in network().named_parameters() if parameter.requires_grad}
+    assert moments.keys() == {f"{name}.{moment}" for name in named for moment in ("exp_avg", "exp_avg_sq")}
+    for name, parameter in named.items():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert moments[f"{name}.{moment}"].shape == parameter.shape
+            assert moments[f"{name}.{moment}"].abs().max() > 0
+    assert all((tensor >= 0).all() for name, tensor in moments.items() if name.endswith("exp_avg_sq"))
+
+    module = network()
+    module.load_state_dict(weights_of(first))
+    second = engine_of(module, after)
+    restore_moments(second, after, moments, 3)
+    again = gather_moments(second, after)
+    assert again.keys() == moments.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in moments.items())
+    advance(second, range(3, 6))
+    for name, tensor in weights_of(whole).items():
+        torch.testing.assert_close(weights_of(second)[name], tensor, rtol=0, atol=1e-6 if before != after else 0)
+
+
+def test_forgetting_the_step_count_would_be_seen() -> None:
+    """Adam's bias correction depends on it; this guards the comparison above."""
+    results = []
+    for step in (3, 0):
+        first = engine_of(network(), 0)
+        advance(first, range(3))
+        second = engine_of(network(), 0)
+        restore_moments(second, 0, gather_moments(first, 0), step)
+        advance(second, range(3, 6))
+        results.append(weights_of(second)["1.weight"])
+    assert (results[0] - results[1]).abs().max() > 1e-4
+
+
+def test_the_inference_engine_answers_as_the_module_in_evaluation_mode() -> None:
+    module = nn.Sequential(nn.Linear(5, 5), nn.Dropout(0.5)).to(device_of(World(0, 1, 0))).train()
+    given = torch.randn(4, 5, device=device_of(World(0, 1, 0)))
+    with torch.inference_mode():
+        expected = module[0](given)
+        torch.testing.assert_close(inference_engine(module)(given), expected, rtol=0, atol=0)

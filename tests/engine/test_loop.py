@@ -1,0 +1,249 @@
+"""The one loop, with an objective so small that the same can be written out by hand."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_experiment
+from torch import nn
+
+from refbert_dist.config import Experiment, OptimConfig
+from refbert_dist.data.sampler import Sampler
+from refbert_dist.engine.checkpoint import complete_checkpoints
+from refbert_dist.engine.distributed import parameter_groups, process_group
+from refbert_dist.engine.loop import Job, learning_rate, seed_micro_batch, total_steps, train
+from refbert_dist.engine.world import World
+from refbert_dist.errors import RefusedError, StoppedError, UserError
+from refbert_dist.tracking.metrics import read_metrics
+
+CPU = torch.device("cpu")
+SAMPLES = 30
+ALONE = World(0, 1, 0)
+
+needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="compared with the CPU's numbers")
+
+
+# -- schedule --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps", "expected"),
+    [
+        ({"warmup_fraction": 0.2}, 10, [0.5, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        ({"warmup_fraction": 0.0}, 4, [1, 0.75, 0.5, 0.25]),
+        ({"warmup_fraction": 0.5, "schedule": "constant"}, 4, [0.5, 1, 1, 1]),
+        ({"warmup_fraction": 1.0}, 4, [0.25, 0.5, 0.75, 1]),
+        ({"warmup_fraction": 0.1}, 1, [1]),
+    ],
+)
+def test_the_rate_rises_and_falls(fields: dict[str, Any], steps: int, expected: list[float]) -> None:
+    optim = OptimConfig(steps=steps, learning_rate=2.0, **fields)
+    assert [learning_rate(optim, step, steps) for step in range(steps)] == pytest.approx([2 * x for x in expected])
+
+
+@pytest.mark.parametrize(
+    ("length", "steps_per_epoch", "expected"),
+    [
+        ({"steps": 7}, 100, 7),
+        ({"epochs": 3}, 11, 33),
+        ({"epochs": 0.5}, 11, 6),
+        ({"epochs": 0.01}, 11, 1),
+        ({"epochs": 2.5}, 4, 10),
+    ],
+)
+def test_the_budget_in_steps_or_epochs(length: dict[str, Any], steps_per_epoch: int, expected: int) -> None:
+    assert total_steps(OptimConfig(**length), steps_per_epoch) == expected
+
+
+# -- randomness ------------------------------------------------------------------------------------------------------
+
+
+def noise(step: int, index: int, seed: int = 1) -> tuple[float, ...]:
+    seed_micro_batch(seed, step, index)
+    return tuple(torch.rand(4).tolist())
+
+
+def test_every_micro_batch_has_a_stream_of_its_own() -> None:
+    places = [(step, index, seed) for step in range(6) for index in range(6) for seed in (1, 2)]
+    assert len({noise(*place) for place in places}) == len(places)
+    assert noise(3, 4) == noise(3, 4)
+    # Digits run together, as in the sum or the joined text of the numbers, would make these two the same.
+    assert noise(1, 11) != noise(11, 1)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_the_stream_belongs_to_the_micro_batch_and_not_to_the_process(world_size: int) -> None:
+    batch = Sampler(np.arange(40) + 3, 23, 4, seed=1).batch(2)
+
+    def streams(size: int) -> dict[tuple[int, ...], tuple[float, ...]]:
+        passes = Sampler(np.arange(40) + 3, 23, 4, seed=1).passes(size)
+        return {
+            tuple(micro.samples.tolist()): noise(2, micro.index)
+            for rank in range(size)
+            for micro in batch.share(rank, size, passes)
+            if not micro.filler
+        }
+
+    assert streams(world_size) == streams(1)
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+class Regression(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1))
+
+    def forward(self, inputs: torch.Tensor, wanted: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        error = self.layers(inputs)[:, 0] - wanted
+        return {"square": (scale * error.square()).sum(), "absolute": error.abs().sum()}
+
+
+class Toy:
+    """Two terms with weights and denominators of their own, over samples of different lengths."""
+
+    def __init__(self, dropout: float = 0.0, poison_from: int | None = None) -> None:
+        self.module = Regression(dropout)
+        self.weights = {"square": 0.7, "absolute": 0.2}
+        rng = np.random.default_rng(0)
+        self.lengths = rng.integers(3, 20, size=SAMPLES)
+        self.inputs = torch.from_numpy(rng.normal(size=(SAMPLES, 6)).astype(np.float32))
+        self.wanted = torch.from_numpy(rng.normal(size=SAMPLES).astype(np.float32))
+        self.calls = 0
+        self.terminate_at: int | None = None
+        self.poison_from = poison_from
+
+    def batch(self, samples: np.ndarray, device: torch.device) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls == self.terminate_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        scale = torch.from_numpy(self.lengths[samples].astype(np.float32))
+        if self.poison_from is not None and self.calls >= self.poison_from:
+            scale = scale * torch.nan
+        return {
+            "inputs": self.inputs[samples].to(device),
+            "wanted": self.wanted[samples].to(device),
+            "scale": scale.to(device),
+        }
+
+    def denominators(self, samples: np.ndarray) -> dict[str, float]:
+        return {"square": float(self.lengths[samples].sum()), "absolute": float(len(samples))}
+
+
+def experiment(root: Path, *overrides: str) -> Experiment:
+    return tiny_experiment(root, "task=null", f"run.dir={root / 'run'}", *overrides)
+
+
+OPTIM = OptimConfig(steps=24, batch_size=13, learning_rate=0.02, weight_decay=0.1)
+
+
+def run(root: Path, objective: Toy, *overrides: str, name: str = "toy", optim: OptimConfig = OPTIM) -> Any:
+    exp = experiment(root, *overrides)
+    with process_group(60) as world:
+        return train(objective, Job("stage", name, optim, exp.run.dir), exp, world)
+
+
+def by_hand(seed: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Whole batches, no micro-batches, no DeepSpeed."""
+    toy = Toy()
+    optimizer = torch.optim.AdamW(parameter_groups(toy.module, OPTIM.weight_decay), lr=1.0)
+    sampler = Sampler(toy.lengths, 13, 4, seed)
+    losses = []
+    for step in range(24):
+        samples = sampler.batch(step).samples
+        error = toy.module.layers(toy.inputs[samples])[:, 0] - toy.wanted[samples]
+        scale = torch.from_numpy(toy.lengths[samples].astype(np.float32))
+        loss = 0.7 * (scale * error.square()).sum() / scale.sum() + 0.2 * error.abs().mean()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(OPTIM, step, 24)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(toy.module.parameters(), 0.5)
+        optimizer.step()
+        losses.append(float(loss))
+    return losses, toy.module.state_dict()
+
+
+@needs_cpu
+@pytest.mark.parametrize("micro", [4, 13, 5])
+def test_the_loop_is_adamw_on_the_mean_over_the_batch(tmp_path: Path, micro: int) -> None:
+    toy = Toy()
+    state = run(tmp_path, toy, f"engine.micro_batch_size={micro}", "engine.gradient_clipping=0.5")
+    losses, weights = by_hand(seed=1)
+    records = list(read_metrics(tmp_path / "run"))
+    assert [record["step"] for record in records] == list(range(1, 25))
+    assert [record["loss"] for record in records] == pytest.approx(losses, rel=1e-4)
+    for record in records:
+        assert record["loss"] == pytest.approx(0.7 * record["square"] + 0.2 * record["absolute"], rel=1e-6)
+        assert record["learning_rate"] == learning_rate(OPTIM, record["step"] - 1, 24)
+        assert (record["stage"], record["job"]) == ("stage", "toy")
+    # 30 samples in batches of 13: 13, 13 and 4 an epoch.
+    assert (state.step, state.samples) == (24, 8 * 30) == (records[-1]["step"], records[-1]["samples"])
+    for name, tensor in toy.module.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=1e-5)
+
+
+@needs_cpu
+def test_records_between_are_means(tmp_path: Path) -> None:
+    run(tmp_path, Toy(), "tracking.log_steps=10", "engine.gradient_clipping=0.5")
+    losses, _ = by_hand(seed=1)
+    records = list(read_metrics(tmp_path / "run"))
+    assert [record["step"] for record in records] == [10, 20, 24]
+    expected = [np.mean(losses[:10]), np.mean(losses[10:20]), np.mean(losses[20:])]
+    assert [record["loss"] for record in records] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_a_signal_saves_and_the_next_start_ends_as_if_there_had_been_none(tmp_path: Path, zero_stage: int) -> None:
+    stage = f"engine.zero_stage={zero_stage}"
+    whole, stopped, continued = Toy(dropout=0.3), Toy(dropout=0.3), Toy(dropout=0.3)
+    run(tmp_path / "whole", whole, stage)
+    stopped.terminate_at = 6  # in the second step: each has 4 passes
+    with pytest.raises(StoppedError, match="stopped at step 10 of 24; run the same command again"):
+        run(tmp_path / "cut", stopped, stage)
+    checkpoints = tmp_path / "cut" / "run" / "checkpoints" / "toy"
+    assert [path.name for path in complete_checkpoints(checkpoints)] == ["step-10"]
+    state = run(tmp_path / "cut", continued, stage)
+    assert state.step == 24 and continued.calls == 14 * 4
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(tensor, continued.module.state_dict()[name])
+    records = [list(read_metrics(tmp_path / place / "run")) for place in ("whole", "cut")]
+    assert [[(record["step"], record["loss"]) for record in run_records] for run_records in records][0] == (
+        [(record["step"], record["loss"]) for record in records[1]]
+    )
+
+
+def test_a_finished_job_trains_no_further(tmp_path: Path) -> None:
+    first, again = Toy(), Toy()
+    assert run(tmp_path, first).step == 24
+    state = run(tmp_path, again)
+    assert again.calls == 0 and state.step == 24
+    for name, tensor in first.module.state_dict().items():
+        assert torch.equal(tensor.cpu(), again.module.state_dict()[name].cpu())
+
+
+def test_checkpoints_come_in_time_and_at_the_end(tmp_path: Path) -> None:
+    run(tmp_path, Toy(), "engine.checkpoint_steps=10", "engine.keep_checkpoints=9")
+    found = complete_checkpoints(tmp_path / "run" / "checkpoints" / "toy")
+    assert [path.name for path in found] == ["step-10", "step-20", "step-24"]
+
+
+@pytest.mark.parametrize("log_steps", [1, 10])
+def test_a_loss_that_is_no_number_is_refused(tmp_path: Path, log_steps: int) -> None:
+    with pytest.raises(RefusedError, match=r"the loss of toy is nan at step .*learning rate 0\.02"):
+        run(tmp_path, Toy(poison_from=9), f"tracking.log_steps={log_steps}")
+    records = list(read_metrics(tmp_path / "run"))
+    assert [record["step"] for record in records] == ([1, 2] if log_steps == 1 else [])
+    assert complete_checkpoints(tmp_path / "run" / "checkpoints" / "toy") == []
+
+
+def test_fewer_samples_than_processes_is_refused(tmp_path: Path) -> None:
+    exp = experiment(tmp_path)
+    with pytest.raises(UserError, match=r"launch\.processes is 31 but toy has 30 sample\(s\).*at most 30"):
+        train(Toy(), Job("stage", "toy", OPTIM, exp.run.dir), exp, World(0, 31, 0))
