@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from refbert_dist import preflight
-from refbert_dist.cache.contract import states_artifact, task_teacher
+from refbert_dist.cache.contract import states_artifact
+from refbert_dist.cache.models import general_student, is_saved, task_teacher
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
 from refbert_dist.engine.world import World
@@ -54,12 +55,6 @@ class Stage:
         return result
 
 
-def _models_saved(exp: Experiment, phase: str) -> bool:
-    return all(
-        (exp.run.dir / "models" / f"{phase}-{system}" / "training.json").exists() for system in exp.trained_systems()
-    )
-
-
 STAGES = (
     Stage(
         "prepare",
@@ -92,7 +87,7 @@ STAGES = (
         "refbert_dist.stages.distill:general",
         ("retrieve", "cache-general"),
         wanted=lambda exp: exp.corpus is not None,
-        done=lambda exp: _models_saved(exp, "general"),
+        done=lambda exp: all(is_saved(general_student(exp, system)) for system in exp.trained_systems()),
         distributed=True,
     ),
     Stage(
@@ -101,7 +96,7 @@ STAGES = (
         "refbert_dist.stages.finetune:run",
         ("prepare",),
         wanted=lambda exp: exp.task is not None,
-        done=lambda exp: (task_teacher(exp) / "training.json").exists(),
+        done=lambda exp: is_saved(task_teacher(exp)),
         distributed=True,
     ),
     Stage(
@@ -119,7 +114,7 @@ STAGES = (
         "refbert_dist.stages.distill:task",
         ("retrieve", "distill-general", "finetune", "cache-task"),
         wanted=lambda exp: exp.task is not None,
-        done=lambda exp: _models_saved(exp, "prediction"),
+        done=lambda exp: all(is_saved(exp.run.dir / "models" / f"prediction-{name}") for name in exp.trained_systems()),
         distributed=True,
     ),
     Stage(

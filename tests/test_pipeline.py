@@ -210,3 +210,9 @@ def test_a_pool_smaller_than_k_plus_one_is_refused(tmp_path: Path) -> None:
     exp = tiny_experiment(tmp_path, "references.count=3", "corpus=null")
     with pytest.raises(UserError, match=r"references\.count is 3"):
         pipeline.run(exp)
+
+
+def test_a_second_task_shares_the_general_students(done: Experiment, root: Path, tmp_path: Path) -> None:
+    other = tiny_experiment(root, f"task.path={tiny_task(tmp_path / 'task', seed=3)}", f"run.dir={tmp_path / 'run'}")
+    names = [stage.name for stage in missing_stages(other)]
+    assert "distill-task" in names and "distill-general" not in names and "cache-general" not in names

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from refbert_dist.artifacts import Artifact, recipe_key
 from refbert_dist.cache.codec import CODEC
+from refbert_dist.cache.models import task_teacher
 from refbert_dist.cache.plan import PLAN_VERSION
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import Part, tokens_artifact
@@ -25,19 +25,6 @@ PRECISION = "fp32"
 def scope_part(scope: Scope) -> Part:
     """The token set that a scope's states belong to; it is also the pool that references come from."""
     return "corpus" if scope == "general" else "train"
-
-
-def task_teacher(exp: Experiment) -> Path:
-    """Folder of the fine-tuned teacher: shared by all runs that would fine-tune it in the same way."""
-    recipe = {
-        "teacher": exp.teacher.model,
-        "tokens": tokens_artifact(exp, "train").path.name,
-        "finetune": exp.finetune.model_dump(mode="json"),
-        "micro_batch_size": exp.engine.micro_batch_size,
-        "gradient_clipping": exp.engine.gradient_clipping,
-        "seed": exp.seed,
-    }
-    return exp.cache.dir / "models" / recipe_key("task-teacher", recipe)
 
 
 def teacher_spec(exp: Experiment, scope: Scope) -> str:

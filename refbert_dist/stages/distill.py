@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from refbert_dist.artifacts import Artifact
 from refbert_dist.cache.contract import Scope, scope_part, value_layer
+from refbert_dist.cache.models import general_student, is_saved, training_record
 from refbert_dist.cache.states import TeacherStates, open_states
 from refbert_dist.cache.writer import load_teacher
-from refbert_dist.config import Experiment, OptimConfig, SystemName
+from refbert_dist.config import Experiment, SystemName
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.engine.distributed import device_of, process_group
@@ -23,7 +25,6 @@ from refbert_dist.references.states import ReferenceStates
 from refbert_dist.stages.students import (
     PROJECTIONS,
     add_record,
-    is_saved,
     load_encoder,
     load_projections,
     model_folder,
@@ -31,7 +32,6 @@ from refbert_dist.stages.students import (
     new_encoder,
     save_folder,
     save_projections,
-    training_record,
 )
 
 
@@ -71,8 +71,11 @@ def general(exp: Experiment) -> dict[str, Any]:
     with process_group(exp.engine.timeout_s) as world:
         setting = Setting(exp, "general", device_of(world))
         for system in exp.trained_systems():
-            _encoder_job(exp, world, setting, system, "general", exp.distill.general, None)
-    return {system: training_record(model_folder(exp, f"general-{system}")) for system in exp.trained_systems()}
+            _encoder_job(exp, world, setting, system, "general", None)
+    students = {system: general_student(exp, system) for system in exp.trained_systems()}
+    for folder in students.values():
+        Artifact(folder).register(exp.run.dir)
+    return {system: training_record(folder) for system, folder in students.items()}
 
 
 def task(exp: Experiment) -> dict[str, Any]:
@@ -82,8 +85,8 @@ def task(exp: Experiment) -> dict[str, Any]:
     with process_group(exp.engine.timeout_s) as world:
         setting = Setting(exp, "task", device_of(world))
         for system in exp.trained_systems():
-            start = model_folder(exp, f"general-{system}") if exp.corpus else None
-            _encoder_job(exp, world, setting, system, "intermediate", exp.distill.intermediate, start)
+            start = general_student(exp, system) if exp.corpus else None
+            _encoder_job(exp, world, setting, system, "intermediate", start)
             encoder = model_folder(exp, f"intermediate-{system}")
             folder = model_folder(exp, f"prediction-{system}")
             if is_saved(folder):
@@ -107,15 +110,18 @@ def _encoder_job(
     world: World,
     setting: Setting,
     system: SystemName,
-    phase: str,
-    optim: OptimConfig,
+    phase: Literal["general", "intermediate"],
     start: Path | None,
 ) -> None:
-    folder = model_folder(exp, f"{phase}-{system}")
+    name = f"{phase}-{system}"
+    scope: Scope
+    if phase == "general":
+        scope, optim, folder = "general", exp.distill.general, general_student(exp, system)
+    else:
+        scope, optim, folder = "task", exp.distill.intermediate, model_folder(exp, name)
     if is_saved(folder):
         return
     student = load_encoder(start) if start else new_encoder(exp, system)
-    scope: Scope = "general" if phase == "general" else "task"
     torch.manual_seed(exp.seed)
     objective = EncoderObjective(
         student,
@@ -127,7 +133,7 @@ def _encoder_job(
     )
     if start and (start / PROJECTIONS).exists():
         load_projections(start, objective.module.projections)
-    job = Job(f"distill-{scope}", f"{phase}-{system}", optim, exp.run.dir)
+    job = Job(f"distill-{scope}", name, optim, exp.run.dir)
     _train_and_save(exp, world, objective, job, student, folder, start)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from refbert_dist.artifacts import write_json
-from refbert_dist.cache.contract import task_teacher
+from refbert_dist.cache.models import task_teacher, training_record
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.data.batching import to_device, token_batch
 from refbert_dist.data.tasks import task_spec
@@ -21,7 +21,7 @@ from refbert_dist.models.teacher import Teacher
 from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.latency import median_latencies
 from refbert_dist.stages.scores import scores
-from refbert_dist.stages.students import load_classifier, model_folder, training_record
+from refbert_dist.stages.students import load_classifier, model_folder
 from refbert_dist.tracking.metrics import MetricsLog
 from refbert_dist.tracking.progress import Progress
 

@@ -11,6 +11,7 @@ import torch
 
 from refbert_dist.artifacts import read_json, write_text
 from refbert_dist.artifacts.disk import explain_disk_errors, temporary_beside
+from refbert_dist.cache.models import general_student
 from refbert_dist.config import Experiment
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokenizer import load_tokenizer
@@ -49,7 +50,7 @@ def run(exp: Experiment) -> dict[str, Any]:
                 if exp.reference_count(system):
                     _write_bank(exp, student, temporary / BANK)
             else:
-                load_encoder(model_folder(exp, f"general-{system}")).save_pretrained(temporary)
+                load_encoder(general_student(exp, system)).save_pretrained(temporary)
             write_text(temporary / "README.md", _card(exp, system))
             if final.exists():
                 shutil.rmtree(final)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from refbert_dist.cache.contract import task_teacher
+from refbert_dist.artifacts import Artifact
+from refbert_dist.cache.models import is_saved, task_teacher, training_record
 from refbert_dist.config import Experiment
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokenizer import load_tokenizer
@@ -16,7 +17,7 @@ from refbert_dist.engine.loop import Job, train
 from refbert_dist.models.locate import resolve_model
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.finetune import FinetuneObjective
-from refbert_dist.stages.students import add_record, is_saved, save_folder, training_record
+from refbert_dist.stages.students import add_record, save_folder
 
 
 def run(exp: Experiment) -> dict[str, Any]:
@@ -39,4 +40,5 @@ def run(exp: Experiment) -> dict[str, Any]:
 
                 save_folder(folder, write, add_record(state, None))
             torch.distributed.barrier()
+    Artifact(folder).register(exp.run.dir)
     return {"folder": str(folder), **training_record(folder)}

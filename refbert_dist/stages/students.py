@@ -1,8 +1,7 @@
-"""Students on disk and at their start: ``RUN_DIR/models/JOB/`` is a transformers folder, whole or not there."""
+"""Students on disk and at their start: a model folder is a transformers folder, whole or not there."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,27 +12,25 @@ from safetensors.torch import load_file, save_file
 
 from refbert_dist.artifacts import write_json
 from refbert_dist.artifacts.disk import explain_disk_errors, fsync_path, temporary_beside
+from refbert_dist.cache.models import TRAINING, is_saved, training_record
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.engine.checkpoint import TrainState
 from refbert_dist.models.locate import teacher_info
 from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
 
 PROJECTIONS = "projections.safetensors"
-TRAINING = "training.json"
 
 
 def model_folder(exp: Experiment, job: str) -> Path:
-    """Where a job leaves its model."""
+    """Where a job of the task stage leaves its model."""
     return exp.run.dir / "models" / job
 
 
-def is_saved(folder: Path) -> bool:
-    """True once a job has left its model."""
-    return (folder / TRAINING).exists()
-
-
 def save_folder(folder: Path, write: Callable[[Path], None], training: dict[str, Any]) -> None:
-    """Write a model folder under a temporary name and rename it: a reader never sees half of one."""
+    """Write a model folder under a temporary name and rename it: a reader never sees half of one.
+
+    Where another run has left the same model meanwhile, that one stands.
+    """
     temporary = temporary_beside(folder)
     with explain_disk_errors(folder.parent):
         temporary.mkdir(parents=True)
@@ -42,18 +39,13 @@ def save_folder(folder: Path, write: Callable[[Path], None], training: dict[str,
             write_json(temporary / TRAINING, training)
             for path in temporary.iterdir():
                 fsync_path(path)
-            if folder.exists():
-                shutil.rmtree(folder)
+            if is_saved(folder):
+                return
+            shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
             fsync_path(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def training_record(folder: Path) -> dict[str, Any]:
-    """Steps, samples and seconds that the model in ``folder`` took, over all its stages."""
-    record: dict[str, Any] = json.loads((folder / TRAINING).read_text())
-    return record
 
 
 def add_record(state: TrainState, before: Path | None) -> dict[str, Any]:

@@ -213,10 +213,11 @@ def test_a_signal_saves_and_the_next_start_ends_as_if_there_had_been_none(tmp_pa
     assert state.step == 24 and continued.calls == 14 * 4
     for name, tensor in whole.module.state_dict().items():
         assert torch.equal(tensor, continued.module.state_dict()[name])
-    records = [list(read_metrics(tmp_path / place / "run")) for place in ("whole", "cut")]
-    assert [[(record["step"], record["loss"]) for record in run_records] for run_records in records][0] == (
-        [(record["step"], record["loss"]) for record in records[1]]
-    )
+    curves = [
+        [(record["step"], record["loss"]) for record in read_metrics(tmp_path / place / "run")]
+        for place in ("whole", "cut")
+    ]
+    assert curves[0] == curves[1]
 
 
 def test_a_finished_job_trains_no_further(tmp_path: Path) -> None:

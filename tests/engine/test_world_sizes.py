@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tiny import tiny_experiment
 
 from refbert_dist import pipeline
-from refbert_dist.config import Experiment, to_yaml
+from refbert_dist.cache.models import general_student
+from refbert_dist.config import Experiment, load_experiment, to_yaml
 from refbert_dist.engine.processes import run_processes, worker_environment
 from refbert_dist.engine.world import free_port
 from refbert_dist.tracking.metrics import read_metrics
@@ -59,17 +60,24 @@ def prepared(root: Path, run_dir: Path, *overrides: str) -> Experiment:
         "task=null",
         "systems=[refbert]",
         f"run.dir={run_dir}",
+        f"cache.dir={run_dir / 'cache'}",
         f"distill.general={{steps: {STEPS}, batch_size: 24, learning_rate: 2.0e-3}}",
         *overrides,
     )
     run_dir.mkdir(parents=True, exist_ok=True)
+    if not exp.cache.dir.exists():  # a cache of its own: students of the general stage are shared within one
+        shutil.copytree(root / "cache", exp.cache.dir)
     (run_dir / "experiment.yaml").write_text(to_yaml(exp))
     return exp
 
 
 def outcome(run_dir: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     losses = [record["loss"] for record in read_metrics(run_dir, latest=True) if record["job"] == JOB]
-    return losses, load_file(run_dir / "models" / JOB / "model.safetensors")
+    return losses, load_file(model_of(run_dir) / "model.safetensors")
+
+
+def model_of(run_dir: Path) -> Path:
+    return general_student(load_experiment(run_dir / "experiment.yaml"), "refbert")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +128,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert not (run_dir / "models" / JOB).exists()
+        assert not model_of(run_dir).exists()
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     losses, weights = outcome(run_dir)
     assert all(torch.equal(weights[name], tensor) for name, tensor in alone[1].items())
@@ -133,7 +141,7 @@ def test_it_continues_with_other_processes_and_another_zero_stage(
     run_dir = root / "moved"
     for stop_at, processes, stage in ((20, 2, 1), (35, 1, 0), (None, 3, 1)):
         prepared(root, run_dir, f"engine.zero_stage={stage}", "engine.checkpoint_steps=5", "engine.keep_checkpoints=99")
-        shutil.rmtree(run_dir / "models", ignore_errors=True)
+        shutil.rmtree(run_dir / "cache" / "models", ignore_errors=True)
         argv = [sys.executable, str(WORKER), str(run_dir)]
         run_processes(argv, count=processes, threads=1, run_dir=run_dir, stage="work")
         if stop_at:  # what stands after a stop there

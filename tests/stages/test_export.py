@@ -1,0 +1,135 @@
+"""The exported folder holds all that a prediction needs and no trace of where it was made."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_experiment
+from transformers import AutoTokenizer
+
+from refbert_dist import pipeline
+from refbert_dist.config import Experiment
+from refbert_dist.data.tokens import TokenSet, tokens_artifact
+from refbert_dist.predictor import Predictor
+from refbert_dist.references.bank import ReferenceBank
+from refbert_dist.stages import export
+from refbert_dist.stages.distill import Setting
+from refbert_dist.stages.evaluate import _student_forward
+from refbert_dist.stages.students import load_classifier, model_folder
+
+CPU = torch.device("cpu")
+QUICK = (
+    "systems=[refbert]",
+    "finetune.steps=2",
+    "distill.intermediate.steps=2",
+    "distill.prediction.steps=2",
+    "distill.prediction.learning_rate=0.01",
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    exp = tiny_experiment(tmp_path_factory.mktemp("export"), "corpus=null", *QUICK)
+    pipeline.run(exp)
+    return exp
+
+
+def test_the_folder_is_self_contained(done: Experiment) -> None:
+    folder = export.export_folder(done)
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+        "bank/bank.json",
+        "bank/states.safetensors",
+        "bank/texts.parquet",
+    } <= names
+    assert not [name for name in names if name.endswith((".bin", ".pkl", ".pt", ".tmp"))]
+    assert not [path.name for path in done.run.dir.iterdir() if path.name.endswith(".tmp")]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["RefBertForSequenceClassification"] and config["reference_count"] == 2
+    assert AutoTokenizer.from_pretrained(folder).model_max_length == 64
+
+
+def test_the_card_says_what_was_measured(done: Experiment) -> None:
+    card = (export.export_folder(done) / "README.md").read_text()
+    rows = {(row["system"], row["metric"]): row for row in json.loads((done.run.dir / "results.json").read_text())}
+    assert "2 layers x 24, 4 heads, 48 intermediate; 2 references an input." in card
+    for system in ("teacher", "refbert"):
+        accuracy, f1 = (rows[system, metric] for metric in ("accuracy", "f1"))
+        assert f"| {system} | {accuracy['score']:.4f} | {f1['score']:.4f} | {accuracy['params']:,} |" in card
+
+
+def test_the_bank_holds_the_projected_states_of_every_training_row(done: Experiment) -> None:
+    folder = export.export_folder(done)
+    bank = ReferenceBank.open(folder / "bank")
+    pool = TokenSet.open(tokens_artifact(done, "train"))
+    assert (len(bank), bank.count, bank.max_length) == (len(pool), 2, 16)
+    setting = Setting(done, "task", CPU)
+    student = load_classifier(model_folder(done, "prediction-refbert")).eval()
+    rows = np.array([[0, 59], [17, 33]])
+    keys, values, mask = bank.gather(rows)
+    with torch.inference_mode():
+        expected = student.project_references(*setting.reference_states().rows(rows.reshape(-1)))
+    for found, wanted in zip((keys, values), expected, strict=True):
+        for place, row in enumerate(rows.reshape(-1).tolist()):
+            length = min(16, int(pool.lengths[row]))
+            assert mask.reshape(4, -1)[place].sum() == length
+            np.testing.assert_allclose(
+                found.reshape(4, *found.shape[2:])[place, :length], wanted[place, :length].numpy(), rtol=1e-3, atol=1e-3
+            )
+
+
+def test_the_exported_model_gives_the_probabilities_that_were_evaluated(done: Experiment) -> None:
+    """Through texts, tokenizer, lookup and bank on one side; through caches and neighbour tables on the other."""
+    dev = TokenSet.open(tokens_artifact(done, "dev"))
+    setting = Setting(done, "task", CPU)
+    student = load_classifier(model_folder(done, "prediction-refbert")).eval()
+    logits = _student_forward(student, setting, "refbert", dev, CPU)(np.arange(len(dev)))
+    answers = Predictor(export.export_folder(done), device="cpu")(dev.texts())
+    references = setting.references("refbert", "dev")
+    assert references is not None
+    assert [answer["references"] for answer in answers] == [
+        [row for row in rows if row >= 0] for rows in references.neighbours.tolist()
+    ]
+    found = np.array([answer["probabilities"] for answer in answers])
+    np.testing.assert_allclose(found, logits.softmax(-1).numpy(), atol=1e-3)
+    assert np.ptp(found[:, 0]) > 1e-2, "answers must differ, or their order was not compared"
+
+
+def test_exporting_again_replaces_the_folder(done: Experiment) -> None:
+    folder = export.export_folder(done)
+    before = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "stray").write_text("left from before")
+    result = export.run(done)
+    after = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    assert result == {"folder": str(folder), "system": "refbert", "bytes": sum(map(len, after.values()))}
+
+
+def test_a_fault_leaves_the_folder_that_stands(done: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = export.export_folder(done)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    def fail(*_: object) -> str:
+        raise RuntimeError("pulled the plug")
+
+    monkeypatch.setattr(export, "_card", fail)
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        export.run(done)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert not list(done.run.dir.glob(".export*"))
+
+
+def test_without_a_task_the_encoder_is_exported(tmp_path: Path) -> None:
+    exp = tiny_experiment(tmp_path, "task=null", "distill.general.steps=1", *QUICK[:1])
+    pipeline.run(exp)
+    folder = export.export_folder(exp)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["RefBertModel"] and not (folder / "bank").exists()
+    assert AutoTokenizer.from_pretrained(folder).model_max_length == 48
