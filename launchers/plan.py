@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,8 @@ def show_plan(exp: Experiment, targets: Iterable[str], profile: Profile, console
     check_same_experiment(exp)
     console.print(to_yaml(exp), highlight=False, markup=False, soft_wrap=True)
     to_run = {stage.name for stage in missing_stages(exp, targets)}
-    table = Table(title=f"run.dir {exp.run.dir}   cache.dir {exp.cache.dir}", title_justify="left")
+    title = f"run.dir {exp.run.dir}   cache.dir {exp.cache.dir}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("stage", "what", "processes", "state", "size"):
         table.add_column(column, overflow="fold")
     for stage in STAGES:
@@ -73,11 +75,7 @@ def _cache_size(exp: Experiment, scope: Scope) -> str:
 def _budget(exp: Experiment, part: Part, optim: OptimConfig, systems: int) -> str:
     students = f"{systems} x " if systems > 1 else ""
     known = _samples_and_tokens(exp, part)
-    if optim.steps or known is None:
-        length = f"{optim.steps} steps" if optim.steps else f"{optim.epochs:g} epochs"
-    else:
-        # Imported here: the loop needs torch, and a plan must not wait for it.
-        samples = known[0]
-        per_epoch = -(-samples // min(optim.batch_size, samples))
-        length = f"{max(1, round((optim.epochs or 0) * per_epoch)):,} steps"
+    length = (
+        f"{optim.total_steps(known[0] if known else 1):,} steps" if known or optim.steps else f"{optim.epochs:g} epochs"
+    )
     return f"{students}{length} of {optim.batch_size}"

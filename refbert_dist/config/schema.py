@@ -6,6 +6,7 @@ login node. What can only be known from the teacher or the data is checked by :m
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -177,6 +178,13 @@ class OptimConfig(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     """AdamW weight decay; biases and normalisation weights are exempt."""
 
+    def total_steps(self, samples: int) -> int:
+        """Optimizer steps over ``samples`` samples; the last batch of an epoch may be smaller."""
+        if self.steps is not None:
+            return self.steps
+        per_epoch = math.ceil(samples / min(self.batch_size, samples))
+        return max(1, round((self.epochs or 0.0) * per_epoch))
+
     def with_changes(self, given: dict[str, Any]) -> dict[str, Any]:
         """As for any section; a length given in one unit replaces a default in the other."""
         changed = super().with_changes(given)
@@ -200,6 +208,15 @@ class LossWeights(Section):
     """Mean squared error between hidden states of the mapped layers (TinyBERT equation 8)."""
     prediction: Weight = 1.0
     """Soft cross-entropy between logits (TinyBERT equation 10); task stage only."""
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> LossWeights:
+        if not (self.embedding or self.attention or self.hidden):
+            raise ValueError(
+                "distill.weights.embedding, attention and hidden are all 0, so that the first phases have nothing to "
+                "learn; set one of them above 0"
+            )
+        return self
 
 
 class DistillConfig(Section):

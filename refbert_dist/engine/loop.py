@@ -66,11 +66,6 @@ class Job:
         return self.run_dir / "checkpoints" / self.name
 
 
-def total_steps(optim: OptimConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of a job."""
-    return optim.steps if optim.steps is not None else max(1, round((optim.epochs or 0) * steps_per_epoch))
-
-
 def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:
     """Rate of optimizer step ``step`` (from 0): linear warm-up, then constant or linear to zero."""
     warmup = round(optim.warmup_fraction * steps)
@@ -96,7 +91,7 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
             f"set launch.processes to at most {len(objective.lengths)}"
         )
     sampler = Sampler(objective.lengths, job.optim.batch_size, config.micro_batch_size, exp.seed)
-    steps = total_steps(job.optim, sampler.steps_per_epoch)
+    steps = job.optim.total_steps(len(objective.lengths))
     passes = sampler.passes(world.size)
     device = device_of(world)
 

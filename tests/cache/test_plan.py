@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def test_budgets_are_kept_and_used(lengths: np.ndarray) -> None:
         assert lengths[plan.start : plan.stop].sum() <= 400 or plan.stop - plan.start == 1
         for batch in plan_batches(lengths, plan, 300):
             assert len(batch) * lengths[batch].max() <= 300 or len(batch) == 1
-    for before, after in zip(plans, plans[1:], strict=False):
+    for before, after in pairwise(plans):
         # A shard ends only where the next sample would not fit.
         assert lengths[before.start : before.stop].sum() + lengths[after.start] > 400
 

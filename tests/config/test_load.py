@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from refbert_dist.config import first_difference, load_experiment, parse_experiment, to_yaml
+from refbert_dist.config import OptimConfig, first_difference, load_experiment, parse_experiment, to_yaml
 from refbert_dist.errors import UserError
 
 MINIMAL = {"teacher": {"model": "some/teacher"}, "corpus": {"path": "text.txt"}}
@@ -124,3 +124,17 @@ def test_refbert_without_references_is_not_trained_twice() -> None:
     exp = parse_experiment({**MINIMAL, "references": {"count": 0}})
     assert exp.trained_systems() == ("tinybert",)
     assert parse_experiment(MINIMAL).trained_systems() == ("refbert", "tinybert")
+
+
+@pytest.mark.parametrize(
+    ("length", "samples", "expected"),
+    [
+        ({"steps": 7}, 3200, 7),
+        ({"epochs": 3}, 350, 33),  # 11 batches of at most 32 an epoch
+        ({"epochs": 0.5}, 350, 6),
+        ({"epochs": 0.01}, 350, 1),
+        ({"epochs": 2}, 5, 2),  # fewer samples than a batch
+    ],
+)
+def test_the_budget_in_steps_or_epochs(length: dict, samples: int, expected: int) -> None:
+    assert OptimConfig(**length).total_steps(samples) == expected

@@ -15,7 +15,7 @@ from refbert_dist.config import Experiment, OptimConfig
 from refbert_dist.data.sampler import Sampler
 from refbert_dist.engine.checkpoint import complete_checkpoints
 from refbert_dist.engine.distributed import parameter_groups, process_group
-from refbert_dist.engine.loop import Job, learning_rate, seed_micro_batch, total_steps, train
+from refbert_dist.engine.loop import Job, learning_rate, seed_micro_batch, train
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, StoppedError, UserError
 from refbert_dist.tracking.metrics import read_metrics
@@ -43,20 +43,6 @@ needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="compared with 
 def test_the_rate_rises_and_falls(fields: dict[str, Any], steps: int, expected: list[float]) -> None:
     optim = OptimConfig(steps=steps, learning_rate=2.0, **fields)
     assert [learning_rate(optim, step, steps) for step in range(steps)] == pytest.approx([2 * x for x in expected])
-
-
-@pytest.mark.parametrize(
-    ("length", "steps_per_epoch", "expected"),
-    [
-        ({"steps": 7}, 100, 7),
-        ({"epochs": 3}, 11, 33),
-        ({"epochs": 0.5}, 11, 6),
-        ({"epochs": 0.01}, 11, 1),
-        ({"epochs": 2.5}, 4, 10),
-    ],
-)
-def test_the_budget_in_steps_or_epochs(length: dict[str, Any], steps_per_epoch: int, expected: int) -> None:
-    assert total_steps(OptimConfig(**length), steps_per_epoch) == expected
 
 
 # -- randomness ------------------------------------------------------------------------------------------------------

