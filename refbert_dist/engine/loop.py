@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from refbert_dist.config import Experiment, OptimConfig
-from refbert_dist.data.sampler import MicroBatch, Sampler
+from refbert_dist.data.sampler import Sampler
 from refbert_dist.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from refbert_dist.engine.distributed import device_of, training_engine
 from refbert_dist.engine.optimizer_state import gather_moments, restore_moments
@@ -108,12 +108,7 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
     metrics = MetricsLog(job.run_dir) if world.rank == 0 else None
     meter = _Meter(list(objective.weights), device)
     engine.train()
-    started = time.monotonic()
-
-    def now(step: int, samples: int) -> TrainState:
-        return TrainState(step, samples, before.seconds + time.monotonic() - started)
-
-    before = state
+    started = time.monotonic() - state.seconds
     with (
         StopFlag() as stop,
         Progress(job.name, steps, "steps", run_dir=job.run_dir, enabled=world.rank == 0) as progress,
@@ -127,7 +122,7 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
                 group["lr"] = rate
             for micro in batch.share(world.rank, world.size, passes):
                 seed_micro_batch(exp.seed, step, micro.index)
-                terms = _forward(engine, objective, micro, device)
+                terms = engine(**objective.batch(micro.samples, device))
                 scaled = {name: terms[name] / denominators[name] for name in objective.weights}
                 loss = sum(objective.weights[name] * value for name, value in scaled.items())
                 # DeepSpeed averages over passes and processes, but the terms already are shares of the global mean.
@@ -135,10 +130,14 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
                 engine.step()
                 if not micro.filler:
                     meter.add(scaled)
-            state = now(step + 1, state.samples + len(batch.samples))
             meter.steps += 1
+            state = TrainState(step + 1, state.samples + len(batch.samples), time.monotonic() - started)
+            progress.update(state.step)
 
-            if state.step % exp.tracking.log_steps == 0 or state.step == steps:
+            stopping = state.step % STOP_CHECK_STEPS == 0 and stop.agreed()
+            saving = stopping or state.step == steps or state.step % config.checkpoint_steps == 0
+            # Nothing is saved whose loss has not been seen to be finite.
+            if saving or state.step % exp.tracking.log_steps == 0:
                 values = meter.take(objective.weights)
                 if not np.isfinite(values["loss"]):
                     raise RefusedError(
@@ -149,20 +148,11 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
                 if metrics:
                     metrics.write(job.stage, job.name, state.step, values)
                 progress.update(state.step, loss=values["loss"])
-            else:
-                progress.update(state.step)
-
-            stopping = state.step % STOP_CHECK_STEPS == 0 and stop.agreed()
-            if stopping or state.step == steps or state.step % config.checkpoint_steps == 0:
+            if saving:
                 _save(engine, job, exp, world, state)
             if stopping and state.step < steps:
                 raise StoppedError(f"{job.name} stopped at step {state.step} of {steps}; run the same command again")
     return state
-
-
-def _forward(engine: Any, objective: Objective, micro: MicroBatch, device: torch.device) -> dict[str, torch.Tensor]:
-    terms: dict[str, torch.Tensor] = engine(**objective.batch(micro.samples, device))
-    return terms
 
 
 def _save(engine: Any, job: Job, exp: Experiment, world: World, state: TrainState) -> None:

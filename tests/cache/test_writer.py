@@ -14,14 +14,15 @@ import torch
 from tiny import tiny_experiment, tiny_teacher
 
 from refbert_dist import pipeline
-from refbert_dist.artifacts import Artifact, disk
+from refbert_dist.artifacts import Artifact, disk, read_json
 from refbert_dist.cache.contract import states_artifact
 from refbert_dist.cache.writer import build_states
 from refbert_dist.config import Experiment, to_yaml
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
+from refbert_dist.engine.distributed import process_group
 from refbert_dist.engine.processes import run_processes, worker_environment
 from refbert_dist.engine.world import World, free_port
-from refbert_dist.errors import UserError
+from refbert_dist.errors import RefusedError, UserError
 
 ALONE = World(0, 1, 0)
 
@@ -66,6 +67,16 @@ def test_only_lost_shards_are_built_again(prepared: Experiment) -> None:
         "shard-00001.json",
         artifact.files("safetensors")[1].name,
     }
+
+
+def test_every_process_writes_its_share(prepared: Experiment) -> None:
+    artifact = states_artifact(prepared, "general")
+    with process_group(60), pytest.raises(RefusedError, match=r"no manifest\.json"):  # the first process writes it
+        build_states(prepared, "general", World(1, 2, 0))
+    written = {read_json(path)["shard"] for path in artifact.path.glob("shard-*.json")}
+    pipeline.run(prepared, ["cache-general"])
+    assert written == set(range(1, artifact.manifest()["shards"], 2)) != set()
+    assert list(artifact.verify(full=True)) == []
 
 
 def test_shards_of_another_teacher_are_not_continued(prepared: Experiment, tmp_path: Path) -> None:

@@ -197,6 +197,11 @@ def test_weights_of_zero_switch_terms_and_their_targets_off(
     assert len(objective.module.projections) == (0 if terms == {"attention"} else 1)
 
 
+def test_weights_that_leave_nothing_to_learn_are_refused(world: World) -> None:
+    with pytest.raises(UserError, match=r"distill\.weights\.embedding, attention and hidden are all 0"):
+        world.experiment("distill.weights={embedding: 0, attention: 0, hidden: 0}")
+
+
 def test_projections_are_shared_or_one_for_each_level(world: World) -> None:
     shared, own = (world.objective("tinybert", f"distill.projection={kind}") for kind in ("shared", "per_layer"))
     assert (len(shared.module.projections), len(own.module.projections)) == (1, 3)
