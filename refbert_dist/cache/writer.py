@@ -24,7 +24,7 @@ from refbert_dist.config import Experiment
 from refbert_dist.data.batching import to_device, token_batch
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
-from refbert_dist.engine.distributed import device_of, inference_engine
+from refbert_dist.engine.distributed import device_of, inference_engine, of_first
 from refbert_dist.engine.world import World
 from refbert_dist.models.locate import model_folder, weights_fingerprint
 from refbert_dist.models.teacher import Teacher
@@ -57,24 +57,16 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
     tokens = TokenSet.open(tokens_artifact(exp, scope_part(scope)))
     artifact = states_artifact(exp, scope)
     expected = ingredients(exp, scope, tokens)
-    if artifact.complete:
+    if of_first(artifact.complete):
         manifest = artifact.manifest()
         check_ingredients(artifact, manifest["ingredients"], expected)
         return manifest
 
     teacher = load_teacher(exp, scope)
     plans = plan_shards(tokens.lengths, exp.cache.shard_tokens)
-    undone = []
-    for plan in plans:
-        standing = artifact.sidecar(plan.shard)
-        if standing is None:
-            undone.append(plan)
-        else:  # of an interrupted build, before which teacher or data may have been others
-            check_ingredients(artifact, standing["ingredients"], expected)
+    undone = of_first([plan for plan in plans if not _stands(artifact, plan, expected)])
     needed = sum(int(tokens.lengths[plan.start : plan.stop].sum()) for plan in undone)
     require_free_space(artifact.path, needed * len(stored_layers(exp)) * teacher.hidden_size * 2, "the teacher cache")
-    # Everyone decides on the same list before anyone adds to it.
-    torch.distributed.barrier()
 
     mine = undone[world.rank :: world.size]
     writer = ShardWriter(inference_engine(teacher.to(device_of(world))), teacher, tokens, exp, scope, device_of(world))
@@ -95,6 +87,15 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
         artifact.finish(len(plans), {"kind": "teacher-states", "scope": scope, "ingredients": expected})
     torch.distributed.barrier()
     return artifact.manifest()
+
+
+def _stands(artifact: Artifact, plan: ShardPlan, expected: dict[str, Any]) -> bool:
+    """Whether an earlier, interrupted build has committed the shard; teacher and data must have been the same."""
+    sidecar = artifact.sidecar(plan.shard)
+    if sidecar is None:
+        return False
+    check_ingredients(artifact, sidecar["ingredients"], expected)
+    return True
 
 
 class ShardWriter:

@@ -8,12 +8,14 @@ import datetime
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from refbert_dist.config import EngineConfig, OptimConfig
 from refbert_dist.engine.world import World, free_port, rendezvous
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -46,6 +48,16 @@ def _skip_build() -> None:
     backend = sys.modules.get("deepspeed.comm.torch")
     if not torch.cuda.is_available() and hasattr(backend, "build_shm_op"):
         setattr(backend, "build_shm_op", lambda: None)  # noqa: B010 - a module attribute that type checkers cannot see
+
+
+def of_first(value: T) -> T:
+    """The first process's value, on every process. A collective.
+
+    What is read from a shared disk may change while processes read it, and they must not decide differently.
+    """
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def device_of(world: World) -> torch.device:

@@ -15,7 +15,7 @@ from refbert_dist.cache.writer import load_teacher
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
-from refbert_dist.engine.distributed import device_of, process_group
+from refbert_dist.engine.distributed import device_of, of_first, process_group
 from refbert_dist.engine.loop import Job, Objective, train
 from refbert_dist.engine.world import World
 from refbert_dist.models.teacher import Teacher
@@ -89,7 +89,7 @@ def task(exp: Experiment) -> dict[str, Any]:
             _encoder_job(exp, world, setting, system, "intermediate", start)
             encoder = model_folder(exp, f"intermediate-{system}")
             folder = model_folder(exp, f"prediction-{system}")
-            if is_saved(folder):
+            if of_first(is_saved(folder)):
                 continue
             student = new_classifier(exp, system, encoder, num_labels)
             objective = PredictionObjective(
@@ -119,7 +119,7 @@ def _encoder_job(
         scope, optim, folder = "general", exp.distill.general, general_student(exp, system)
     else:
         scope, optim, folder = "task", exp.distill.intermediate, model_folder(exp, name)
-    if is_saved(folder):
+    if of_first(is_saved(folder)):
         return
     student = load_encoder(start) if start else new_encoder(exp, system)
     torch.manual_seed(exp.seed)

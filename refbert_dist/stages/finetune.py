@@ -12,7 +12,7 @@ from refbert_dist.config import Experiment
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokenizer import load_tokenizer
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
-from refbert_dist.engine.distributed import process_group
+from refbert_dist.engine.distributed import of_first, process_group
 from refbert_dist.engine.loop import Job, train
 from refbert_dist.models.locate import resolve_model
 from refbert_dist.models.teacher import Teacher
@@ -25,7 +25,7 @@ def run(exp: Experiment) -> dict[str, Any]:
     assert exp.task is not None
     folder = task_teacher(exp)
     with process_group(exp.engine.timeout_s) as world:
-        if not is_saved(folder):
+        if not of_first(is_saved(folder)):
             torch.manual_seed(exp.seed)
             num_labels = task_spec(exp.task.name).num_labels
             teacher = Teacher.load(exp.teacher.model, num_labels=num_labels)
