@@ -15,7 +15,7 @@ from typing import Any
 
 from refbert_dist import preflight
 from refbert_dist.cache.contract import states_artifact
-from refbert_dist.cache.models import general_student, is_saved, task_teacher
+from refbert_dist.cache.models import check_shared, general_student, is_saved, task_teacher
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
 from refbert_dist.engine.world import World
@@ -177,6 +177,7 @@ def check(exp: Experiment) -> None:
     for part in parts(exp):
         if tokens_artifact(exp, part).complete:
             check_sources(exp, part)
+    check_shared(exp)
 
 
 def run(

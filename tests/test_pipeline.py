@@ -216,3 +216,13 @@ def test_a_second_task_shares_the_general_students(done: Experiment, root: Path,
     other = tiny_experiment(root, f"task.path={tiny_task(tmp_path / 'task', seed=3)}", f"run.dir={tmp_path / 'run'}")
     names = [stage.name for stage in missing_stages(other)]
     assert "distill-task" in names and "distill-general" not in names and "cache-general" not in names
+
+
+def test_shared_models_of_a_teacher_that_changed_in_place_are_refused(tmp_path: Path) -> None:
+    exp = tiny_experiment(tmp_path, "systems=[tinybert]", "references.count=0")
+    pipeline.run(exp, ["distill-general", "finetune"])
+    shutil.rmtree(tmp_path / "teacher")
+    tiny_teacher(tmp_path / "teacher", seed=9)
+    again = tiny_experiment(tmp_path, "systems=[tinybert]", "references.count=0", f"run.dir={tmp_path / 'second'}")
+    with pytest.raises(UserError, match=r"model\.safetensors has changed since the model in .* was trained"):
+        pipeline.run(again)

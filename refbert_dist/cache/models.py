@@ -9,14 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from refbert_dist.artifacts import read_json, recipe_key
+from refbert_dist.artifacts import changed_file, describe_files, read_json, recipe_key
 from refbert_dist.config import Experiment, OptimConfig, SystemName
 from refbert_dist.data.tokens import Part, tokens_artifact
+from refbert_dist.errors import UserError
+from refbert_dist.models.locate import model_folder, weight_files
 
 TRAINING_VERSION = 1
 """Raised whenever the same settings would train another model."""
 TRAINING = "training.json"
-"""Written last into a model's folder: its budget."""
+"""In every model's folder: its budget, and for a shared one what it was made from."""
 
 
 def task_teacher(exp: Experiment) -> Path:
@@ -64,3 +66,33 @@ def training_record(folder: Path) -> dict[str, Any]:
     """Steps, samples and seconds that the model in ``folder`` took, over all its stages."""
     record: dict[str, Any] = read_json(folder / TRAINING)
     return record
+
+
+def made_from(exp: Experiment, part: Part) -> dict[str, Any]:
+    """What a shared model's key cannot tell: the content of the teacher's files and of the data, for its record."""
+    return {
+        "sources": describe_files(weight_files(model_folder(exp.teacher.model))),
+        "data": tokens_artifact(exp, part).manifest()["fingerprint"],
+    }
+
+
+def check_shared(exp: Experiment) -> None:
+    """Refuse shared models that were trained from another teacher or other data under the same name."""
+    shared: list[tuple[Path, Part]] = [
+        (general_student(exp, name), "corpus") for name in exp.trained_systems() if exp.corpus
+    ]
+    if exp.task:
+        shared.append((task_teacher(exp), "train"))
+    for folder, part in shared:
+        if not is_saved(folder):
+            continue
+        record = training_record(folder)
+        changed = changed_file(record["sources"])
+        tokens = tokens_artifact(exp, part)
+        if changed is None and tokens.complete and tokens.manifest()["fingerprint"] != record["data"]:
+            changed = str(tokens.path)
+        if changed:
+            raise UserError(
+                f"{changed} has changed since the model in {folder} was trained from it; set another cache.dir, or "
+                "remove that folder"
+            )

@@ -174,7 +174,7 @@ def check_teacher_folder(spec: str) -> None:
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         lacking.append("weights (model.safetensors or pytorch_model.bin)")
     else:
-        lacking += [path.name for path in _weight_paths(folder) if not path.is_file()]
+        lacking += [path.name for path in weight_files(folder) if not path.is_file()]
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         lacking.append("tokenizer files (tokenizer.json or vocab.txt)")
     if lacking:
@@ -184,7 +184,7 @@ def check_teacher_folder(spec: str) -> None:
         )
 
 
-def _weight_paths(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that the weights lie in, in the order in which transformers looks for them."""
     for name in WEIGHT_FILES:
         path = folder / name
@@ -203,7 +203,7 @@ def weights_fingerprint(folder: str | Path) -> str:
     The same tensors give the same fingerprint however they are split over files, and in either container.
     """
     digests: dict[str, bytes] = {}
-    for path in _weight_paths(Path(folder)):
+    for path in weight_files(Path(folder)):
         read = _safetensors_digests if path.suffix == ".safetensors" else _torch_digests
         digests.update(read(path))
     total = xxhash.xxh3_128()

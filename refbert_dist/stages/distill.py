@@ -9,7 +9,7 @@ import torch
 
 from refbert_dist.artifacts import Artifact
 from refbert_dist.cache.contract import Scope, scope_part, value_layer
-from refbert_dist.cache.models import general_student, is_saved, training_record
+from refbert_dist.cache.models import general_student, is_saved, made_from, training_record
 from refbert_dist.cache.states import TeacherStates, open_states
 from refbert_dist.cache.writer import load_teacher
 from refbert_dist.config import Experiment, SystemName
@@ -134,12 +134,21 @@ def _encoder_job(
     if start and (start / PROJECTIONS).exists():
         load_projections(start, objective.module.projections)
     job = Job(f"distill-{scope}", name, optim, exp.run.dir)
-    _train_and_save(exp, world, objective, job, student, folder, start)
+    shared: Part | None = "corpus" if phase == "general" else None
+    _train_and_save(exp, world, objective, job, student, folder, start, shared)
 
 
 def _train_and_save(
-    exp: Experiment, world: World, objective: Objective, job: Job, student: Any, folder: Path, before: Path | None
+    exp: Experiment,
+    world: World,
+    objective: Objective,
+    job: Job,
+    student: Any,
+    folder: Path,
+    before: Path | None,
+    shared: Part | None = None,
 ) -> None:
+    """``before``: the model that the student started from. ``shared``: the data of a model that other runs may use."""
     state = train(objective, job, exp, world)
     if world.rank == 0:
 
@@ -148,5 +157,5 @@ def _train_and_save(
             if isinstance(objective, EncoderObjective):
                 save_projections(path, objective.module.projections)
 
-        save_folder(folder, write, add_record(state, before))
+        save_folder(folder, write, add_record(state, before) | (made_from(exp, shared) if shared else {}))
     torch.distributed.barrier()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from refbert_dist.artifacts import Artifact
-from refbert_dist.cache.models import is_saved, task_teacher, training_record
+from refbert_dist.cache.models import is_saved, made_from, task_teacher, training_record
 from refbert_dist.config import Experiment
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokenizer import load_tokenizer
@@ -38,7 +38,7 @@ def run(exp: Experiment) -> dict[str, Any]:
                     teacher.model.save_pretrained(path)
                     load_tokenizer(resolve_model(exp.teacher.model)).save_pretrained(path)
 
-                save_folder(folder, write, add_record(state, None))
+                save_folder(folder, write, add_record(state, None) | made_from(exp, "train"))
             torch.distributed.barrier()
     Artifact(folder).register(exp.run.dir)
     return {"folder": str(folder), **training_record(folder)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from refbert_dist.artifacts import write_json
 from refbert_dist.artifacts.disk import explain_disk_errors, fsync_path, temporary_beside
-from refbert_dist.cache.models import TRAINING, is_saved, training_record
+from refbert_dist.cache.models import TRAINING, training_record
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.engine.checkpoint import TrainState
 from refbert_dist.models.locate import teacher_info
@@ -39,11 +40,11 @@ def save_folder(folder: Path, write: Callable[[Path], None], training: dict[str,
             write_json(temporary / TRAINING, training)
             for path in temporary.iterdir():
                 fsync_path(path)
-            if is_saved(folder):
-                return
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-            fsync_path(folder.parent)
+            try:
+                temporary.rename(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
