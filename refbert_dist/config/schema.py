@@ -253,7 +253,7 @@ class EngineConfig(Section):
     checkpoint_steps: Positive = 200
     """Optimizer steps between two checkpoints."""
     keep_checkpoints: Positive = 2
-    """Complete checkpoints kept for each training job."""
+    """Complete checkpoints kept while a training job goes on; of a finished one the last is kept."""
     timeout_s: Positive = 600
     """Seconds a collective operation may take before the job is ended."""
 

@@ -149,16 +149,16 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
                     metrics.write(job.stage, job.name, state.step, values)
                 progress.update(state.step, loss=values["loss"])
             if saving:
-                _save(engine, job, exp, world, state)
+                _save(engine, job, exp, world, state, keep=1 if state.step == steps else config.keep_checkpoints)
             if stopping and state.step < steps:
                 raise StoppedError(f"{job.name} stopped at step {state.step} of {steps}; run the same command again")
     return state
 
 
-def _save(engine: Any, job: Job, exp: Experiment, world: World, state: TrainState) -> None:
+def _save(engine: Any, job: Job, exp: Experiment, world: World, state: TrainState, keep: int) -> None:
     moments = gather_moments(engine, exp.engine.zero_stage)
     if world.rank == 0:
-        save_checkpoint(job.checkpoints, state, engine.module.state_dict(), moments, exp.engine.keep_checkpoints)
+        save_checkpoint(job.checkpoints, state, engine.module.state_dict(), moments, keep)
     # Without this a fast process could be killed by a slow one's failure after it had gone on past the save.
     torch.distributed.barrier()
 

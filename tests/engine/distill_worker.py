@@ -1,9 +1,16 @@
-"""One rank of the general distillation of the experiment in argv[1]; argv[2] may break the loss on purpose."""
+"""One rank of the general distillation of the experiment in argv[1].
 
+argv[2] may break the reduction on purpose (``local``, ``none``), or let the process die after a checkpoint (``die:20``).
+"""
+
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from refbert_dist.config import load_experiment
+from refbert_dist.engine.checkpoint import TrainState
 from refbert_dist.objectives.distill import EncoderObjective
 from refbert_dist.stages import distill
 
@@ -32,8 +39,25 @@ def average_nothing() -> None:
     DeepSpeedEngine.allreduce_gradients = nothing
 
 
+def die_after(step: int) -> None:
+    """Kill this process as soon as the checkpoint of ``step`` stands."""
+    from refbert_dist.engine import loop
+
+    save = loop.save_checkpoint
+
+    def save_and_die(folder: Path, state: TrainState, *rest: Any) -> Path:
+        saved = save(folder, state, *rest)
+        if state.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return saved
+
+    loop.save_checkpoint = save_and_die  # type: ignore[assignment]
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
+    if len(sys.argv) > 2 and sys.argv[2].startswith("die:"):
+        die_after(int(sys.argv[2].removeprefix("die:")))
+    elif len(sys.argv) > 2:
         from refbert_dist.engine import distributed
 
         start, breaks = distributed.training_engine, {"local": normalise_locally, "none": average_nothing}[sys.argv[2]]
