@@ -1,6 +1,6 @@
 """One rank of the general distillation of the experiment in argv[1].
 
-argv[2] may break the reduction on purpose (``local``, ``none``), or let the process die after a checkpoint (``die:20``).
+argv[2] may break the reduction on purpose (``local``, ``none``), or kill the process after a checkpoint (``die:20``).
 """
 
 import os
