@@ -216,10 +216,17 @@ def test_a_finished_job_trains_no_further(tmp_path: Path) -> None:
         assert torch.equal(tensor.cpu(), again.module.state_dict()[name].cpu())
 
 
-def test_checkpoints_come_in_time_and_at_the_end(tmp_path: Path) -> None:
-    run(tmp_path, Toy(), "engine.checkpoint_steps=10", "engine.keep_checkpoints=9")
-    found = complete_checkpoints(tmp_path / "run" / "checkpoints" / "toy")
-    assert [path.name for path in found] == ["step-10", "step-20", "step-24"]
+def test_checkpoints_come_in_time_and_the_last_one_stays(tmp_path: Path) -> None:
+    def steps() -> list[str]:
+        return [path.name for path in complete_checkpoints(tmp_path / "run" / "checkpoints" / "toy")]
+
+    settings = ("engine.checkpoint_steps=6", "engine.keep_checkpoints=2")
+    calls_a_step = -(-13 // tiny_experiment(tmp_path).engine.micro_batch_size)
+    with pytest.raises(RefusedError):
+        run(tmp_path, Toy(poison_from=20 * calls_a_step), *settings, "tracking.log_steps=1")
+    assert steps() == ["step-12", "step-18"]
+    run(tmp_path, Toy(), *settings, "tracking.log_steps=1")
+    assert steps() == ["step-24"]
 
 
 @pytest.mark.parametrize(("overrides", "recorded"), [(("tracking.log_steps=1",), [1, 2]), ((), [])])
