@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from refbert_dist.artifacts import write_json
 from refbert_dist.artifacts.disk import explain_disk_errors, fsync_path, temporary_beside
-from refbert_dist.cache.models import TRAINING, training_record
+from refbert_dist.cache.models import TRAINING, is_saved, training_record
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.engine.checkpoint import TrainState
 from refbert_dist.models.locate import teacher_info
@@ -40,6 +40,8 @@ def save_folder(folder: Path, write: Callable[[Path], None], training: dict[str,
             write_json(temporary / TRAINING, training)
             for path in temporary.iterdir():
                 fsync_path(path)
+            if not is_saved(folder):  # what a person or a broken disk left there
+                shutil.rmtree(folder, ignore_errors=True)
             try:
                 temporary.rename(folder)
             except OSError as error:
