@@ -53,7 +53,7 @@ def _checks() -> Iterator[tuple[bool, str, str]]:
     device = "a CUDA device" if has_cuda_device() else "no CUDA device: gloo on CPU"
     yield True, "processors", f"{len(os.sched_getaffinity(0))} cores, {device}"
     free = shutil.disk_usage(Path.cwd()).free
-    yield free > 1e9, "disk", f"{free / 1e9:.1f} GB free here (the demo takes about 1 GB)"
+    yield free > 2e9, "disk", f"{free / 1e9:.1f} GB free here (the demo takes 1.6 GB)"
     yield os.access(Path.cwd(), os.W_OK), "folder", f"{Path.cwd()} is writable"
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
     yield True, "hub", "HF_HUB_OFFLINE is set: local models and data only" if offline else "hub names are tried online"
