@@ -419,8 +419,9 @@ sys.modules["refbert_dist"] = None
 import torch
 from transformers import AutoModelForSequenceClassification
 model = AutoModelForSequenceClassification.from_pretrained({str(folder)!r}, trust_remote_code=True)
-torch.save(model(**torch.load({str(tmp_path / "inputs.pt")!r})).logits.detach(), {str(tmp_path / "logits.pt")!r})
+inputs = torch.load({str(tmp_path / "inputs.pt")!r}, weights_only=True)
+torch.save(model(**inputs).logits.detach(), {str(tmp_path / "logits.pt")!r})
 """
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
-    assert_same(torch.load(tmp_path / "logits.pt"), model(**batch, **references).logits.detach())
+    assert_same(torch.load(tmp_path / "logits.pt", weights_only=True), model(**batch, **references).logits.detach())
