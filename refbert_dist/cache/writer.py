@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refbert_dist.artifacts import Artifact, require_free_space, save_tensors
+from refbert_dist.artifacts import Artifact, require_free_space, save_tensors, shard_name
 from refbert_dist.cache.codec import CODEC, encode
 from refbert_dist.cache.contract import (
     PRECISION,
@@ -84,14 +84,17 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
         torch.distributed.barrier()
         progress.update(needed)
     if world.rank == 0:
-        artifact.finish(len(plans), {"kind": "teacher-states", "scope": scope, "ingredients": expected})
+        artifact.finish(
+            [shard_name(plan.shard) for plan in plans],
+            {"kind": "teacher-states", "scope": scope, "ingredients": expected},
+        )
     torch.distributed.barrier()
     return artifact.manifest()
 
 
 def _stands(artifact: Artifact, plan: ShardPlan, expected: dict[str, Any]) -> bool:
     """Whether an earlier, interrupted build has committed the shard; teacher and data must have been the same."""
-    sidecar = artifact.sidecar(plan.shard)
+    sidecar = artifact.sidecar(shard_name(plan.shard))
     if sidecar is None:
         return False
     check_ingredients(artifact, sidecar["ingredients"], expected)
@@ -144,7 +147,7 @@ class ShardWriter:
             rows = [row for _, found in batches for row in found[name]]
             arrays[name] = np.concatenate([rows[index] for index in order])
         artifact.commit(
-            plan.shard,
+            shard_name(plan.shard),
             {"safetensors": save_tensors(arrays)},
             {
                 "samples": plan.stop - plan.start,

@@ -59,6 +59,17 @@ class CacheConfig(Section):
     """Tokens in one shard, the unit that is computed, committed, verified and repaired."""
     batch_tokens: Positive = 8192
     """Tokens (padding included) in one forward pass of the teacher."""
+    codec: Literal["fp16", "int8", "int4", "pq"] = "fp16"
+    """How a state is stored; bytes a token and layer at width 768: ``fp16`` 1536, ``int8`` 772, ``int4`` 408, ``pq``
+    100 at most (product quantisation, needs faiss)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which the teacher computes the states."""
+    group_processes: Positive = 1
+    """Processes that hold one teacher together (ZeRO-3), for a teacher larger than a device."""
+    staging_dir: Path | None = None
+    """Node-local folder to which shards are copied before they are read at random; ``null`` reads them in place."""
+    staging_gb: Rate = 100.0
+    """Room in ``staging_dir``; the shards that were not read for longest make way."""
 
 
 class TeacherConfig(Section):
@@ -82,6 +93,8 @@ class CorpusConfig(Section):
     """Samples shorter than this many tokens are dropped and counted."""
     max_documents: Positive | None = None
     """Read only the first documents; ``null`` reads all."""
+    expected_tokens: Positive | None = None
+    """Tokens that the corpus is expected to have: sizes a plan until they have been counted; changes nothing else."""
 
 
 class TaskConfig(Section):
@@ -128,8 +141,18 @@ class ReferencesConfig(Section):
     """References the first layer reads for each input (k); 0 is exactly TinyBERT."""
     stored_count: Positive | None = None
     """Neighbours to look up and keep, at least ``count``, so that later runs can read a prefix; ``null``: ``count``."""
-    retriever: Literal["bm25", "random", "none"] = "bm25"
-    """How the most similar known texts are found."""
+    retriever: Literal["bm25", "dense", "random", "none"] = "bm25"
+    """How the most similar known texts are found: common words, nearness of mean-pooled teacher states (needs faiss),
+    or not at all (``random`` is a control)."""
+    dense_layer: NonNegative = 0
+    """Teacher layer whose states ``dense`` pools; 0, the embedding output, needs no forward pass, and is the only one
+    by which an exported model can look up."""
+    dense_index: Literal["flat", "ivf", "hnsw"] = "flat"
+    """Faiss index of ``dense``: exact, inverted lists, or a graph."""
+    pool_samples: Positive = 1_000_000
+    """Samples of the corpus that serve as references in the general stage, spread evenly over it in runs."""
+    states: Literal["cache", "online"] = "cache"
+    """Read the references' states from the cache, or run the teacher beside the student."""
     stop_words: Literal["english", "none"] = "english"
     """Words that BM25 ignores: its default English list, or none."""
     max_length: Positive = 64
@@ -250,6 +273,10 @@ class EngineConfig(Section):
     """Samples in one forward and backward pass of a process; fixed, so that results do not depend on their number."""
     gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
     """Largest gradient norm; 0 does not clip."""
+    shuffle_window: Positive | None = None
+    """Samples that are shuffled among each other, so that a large cache is read in runs; ``null`` shuffles all."""
+    prefetch_batches: NonNegative = 2
+    """Micro-batches that are read and decoded ahead in the background."""
     checkpoint_steps: Positive = 200
     """Optimizer steps between two checkpoints."""
     keep_checkpoints: Positive = 2

@@ -9,7 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from refbert_dist.artifacts import Artifact, changed_file, describe_files, hash_strings, recipe_key, save_tensors
+from refbert_dist.artifacts import (
+    Artifact,
+    changed_file,
+    describe_files,
+    hash_strings,
+    recipe_key,
+    save_tensors,
+    shard_name,
+)
 from refbert_dist.config import CorpusConfig, Experiment, TaskConfig
 from refbert_dist.data.builtin import BUILTIN_PREFIX, python_docs_fingerprint
 from refbert_dist.data.corpus import documents, source_files
@@ -128,7 +136,7 @@ def build_tokens(exp: Experiment, part: Part, progress: Callable[[int], None] | 
         )
     commit()
     return artifact.finish(
-        shards,
+        [shard_name(shard) for shard in range(shards)],
         {
             "kind": "tokens",
             "part": part,
@@ -190,8 +198,8 @@ def _commit(artifact: Artifact, shard: int, samples: list[Sample]) -> str:
     table = save_table({"text_a": firsts, "text_b": seconds}, {"text_a": "string", "text_b": "string"})
     files = {"safetensors": save_tensors(arrays), "parquet": table}
     meta = {"samples": len(samples), "tokens": int(arrays["offsets"][-1]), "content": content}
-    if not artifact.commit(shard, files, meta):
-        standing = artifact.sidecar(shard)
+    if not artifact.commit(shard_name(shard), files, meta):
+        standing = artifact.sidecar(shard_name(shard))
         # A shard of an earlier, interrupted start; the text may have changed in between.
         if standing is None or standing["content"] != content:
             raise RefusedError(

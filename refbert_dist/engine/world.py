@@ -14,20 +14,32 @@ from refbert_dist.errors import UserError
 # lie the seconds of importing torch, in which any outgoing connection could take an ephemeral port.
 RENDEZVOUS_PORTS = range(20000, 32768)
 LOOPBACK = "127.0.0.1"
+GROUP, GROUPS = "REFBERT_GROUP", "REFBERT_GROUPS"
+"""Environment variables of a stage that runs as several independent groups; set by whoever starts them."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Place of this process: ``rank`` of ``size``, and ``local_rank`` on its machine (all counted from 0)."""
+    """Place of this process: ``rank`` of ``size``, and ``local_rank`` on its machine (all counted from 0).
+
+    The processes of a world work in lockstep. Stages whose work falls into shards run as several worlds that know
+    nothing of each other: then this world is ``group`` of ``groups``.
+    """
 
     rank: int
     size: int
     local_rank: int
+    group: int = 0
+    groups: int = 1
 
     @property
     def is_main(self) -> bool:
         """True in the one process that writes logs, metrics and results."""
-        return self.rank == 0
+        return self.rank == 0 and self.group == 0
+
+    def share_start(self, items: int) -> int:
+        """Where this group begins in a list that all groups work through, so that they seldom meet."""
+        return items * self.group // self.groups
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> World:
@@ -36,8 +48,9 @@ class World:
         Raises :class:`UserError` when they are incomplete or no place in a world.
         """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        group, groups = int(environment.get(GROUP, "0")), int(environment.get(GROUPS, "1"))
         if not any(name in environment for name in names):
-            return cls(rank=0, size=1, local_rank=0)
+            return cls(rank=0, size=1, local_rank=0, group=group, groups=groups)
         values = []
         for name in names:
             text = environment.get(name, "")
@@ -52,7 +65,7 @@ class World:
             raise UserError(
                 f"environment variable RANK is {rank} but WORLD_SIZE is {size}; RANK counts from 0 to WORLD_SIZE - 1"
             )
-        return cls(rank, size, local_rank)
+        return cls(rank, size, local_rank, group, groups)
 
 
 def rendezvous(rank: int, size: int, port: int, local_rank: int, address: str = LOOPBACK) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refbert_dist.artifacts import Artifact, hash_strings, map_tensors, recipe_key, save_tensors
+from refbert_dist.artifacts import Artifact, hash_strings, map_tensors, recipe_key, save_tensors, shard_name
 from refbert_dist.config import Experiment
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
@@ -86,14 +86,14 @@ def build_neighbours(exp: Experiment, part: Part, progress: Callable[[int], None
     starts = range(0, len(queries), SHARD_QUERIES)
     for shard, start in enumerate(starts):
         rows = range(start, min(start + SHARD_QUERIES, len(queries)))
-        standing = artifact.sidecar(shard)
+        standing = artifact.sidecar(shard_name(shard))
         if standing is None:
             found = _look_up(search, query_texts, rows, k, queries is pool, progress)
             files = {"safetensors": save_tensors({"ids": found.ids, "scores": found.scores})}
-            artifact.commit(shard, files, {"samples": len(rows), "refused": dict(found.refused), **inputs})
+            artifact.commit(shard_name(shard), files, {"samples": len(rows), "refused": dict(found.refused), **inputs})
         else:
             _require_same(standing, inputs, artifact)
-    sidecars = [sidecar for shard in range(len(starts)) if (sidecar := artifact.sidecar(shard)) is not None]
+    sidecars = [sidecar for shard in range(len(starts)) if (sidecar := artifact.sidecar(shard_name(shard))) is not None]
     refused: Counter[str] = sum((Counter(sidecar["refused"]) for sidecar in sidecars), Counter())
     ids, scores = _load(artifact.path / sidecar["files"]["safetensors"]["file"] for sidecar in sidecars)
     if not (ids >= 0).any():
@@ -108,7 +108,7 @@ def build_neighbours(exp: Experiment, part: Part, progress: Callable[[int], None
         regression = task_spec(exp.task.name).is_regression
         agreement = label_agreement(ids, queries.labels, pool.labels, regression, exp.seed)
     return artifact.finish(
-        len(starts),
+        [shard_name(shard) for shard in range(len(starts))],
         {
             "kind": "neighbours",
             "part": part,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from refbert_dist.artifacts import Artifact, atomic_path, save_tensors, write_text
+from refbert_dist.artifacts import Artifact, atomic_path, save_tensors, shard_name, write_text
 from refbert_dist.errors import UserError
 
 
@@ -31,10 +31,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(small_disk:
 
     artifact = Artifact(small_disk / "cache")
     big = save_tensors({"x": np.zeros(700_000, np.uint8)})
-    assert artifact.commit(0, {"safetensors": big}, {"samples": 1})
+    assert artifact.commit("shard-00000", {"safetensors": big}, {"samples": 1})
     with pytest.raises(UserError, match="no space left"):
-        artifact.commit(1, {"safetensors": big}, {"samples": 1})
-    assert artifact.sidecar(1) is None
-    artifact.finish(1, {})
+        artifact.commit("shard-00001", {"safetensors": big}, {"samples": 1})
+    assert artifact.sidecar("shard-00001") is None
+    artifact.finish([shard_name(i) for i in range(1)], {})
     assert list(artifact.verify(full=True)) == []
     assert not list(artifact.path.glob(".*"))

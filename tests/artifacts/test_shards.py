@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refbert_dist.artifacts import Artifact, map_tensors, read_json, save_tensors
+from refbert_dist.artifacts import Artifact, map_tensors, read_json, save_tensors, shard_name
 from refbert_dist.artifacts.disk import require_free_space, write_json
 from refbert_dist.errors import RefusedError, UserError
 
@@ -14,7 +14,9 @@ META = {"samples": 2, "tokens": 5}
 
 
 def write(artifact: Artifact, shard: int, value: float = 1.0) -> bool:
-    return artifact.commit(shard, {"safetensors": save_tensors({"x": np.full((5, 3), value, np.float16)})}, META)
+    return artifact.commit(
+        shard_name(shard), {"safetensors": save_tensors({"x": np.full((5, 3), value, np.float16)})}, META
+    )
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def artifact(tmp_path: Path) -> Artifact:
     made = Artifact(tmp_path / "kind" / "key")
     for shard in range(3):
         assert write(made, shard, float(shard))
-    made.finish(3, {"kind": "test"})
+    made.finish([shard_name(i) for i in range(3)], {"kind": "test"})
     return made
 
 
@@ -53,16 +55,16 @@ def test_a_fault_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
     artifact = Artifact(tmp_path)
     with pytest.raises(RuntimeError):
-        artifact.commit(0, {"safetensors": fail}, META)
+        artifact.commit("shard-00000", {"safetensors": fail}, META)
     assert list(tmp_path.iterdir()) == []
-    assert artifact.sidecar(0) is None
+    assert artifact.sidecar("shard-00000") is None
 
 
 def test_finish_refuses_while_a_shard_is_missing(tmp_path: Path) -> None:
     artifact = Artifact(tmp_path)
     write(artifact, 0)
     with pytest.raises(RefusedError, match="shard-00001"):
-        artifact.finish(2, {})
+        artifact.finish([shard_name(i) for i in range(2)], {})
     assert not artifact.complete
 
 
@@ -91,7 +93,9 @@ def _write_for_ever(path: Path) -> None:
     artifact = Artifact(path)
     shard = 0
     while True:
-        artifact.commit(shard, {"safetensors": save_tensors({"x": np.full((20000, 8), shard, np.float16)})}, META)
+        artifact.commit(
+            shard_name(shard), {"safetensors": save_tensors({"x": np.full((20000, 8), shard, np.float16)})}, META
+        )
         shard += 1
 
 
@@ -102,14 +106,14 @@ def test_a_writer_killed_at_any_moment_leaves_only_whole_shards(tmp_path: Path) 
         artifact = Artifact(tmp_path / str(attempt))
         writer = context.Process(target=_write_for_ever, args=(artifact.path,))
         writer.start()
-        while artifact.sidecar(0) is None:
+        while artifact.sidecar("shard-00000") is None:
             pass
         # Spread over the time of one shard, so that writing, renaming and committing are all hit.
         writer.join(0.003 * attempt)
         os.kill(writer.pid or 0, signal.SIGKILL)
         writer.join()
         shards = len(list(artifact.path.glob("shard-*.json")))
-        artifact.finish(shards, {})
+        artifact.finish([shard_name(i) for i in range(shards)], {})
         assert list(artifact.verify(full=True)) == []
 
 
