@@ -14,13 +14,14 @@ def local_launcher(profile: Profile) -> Launch:
     """Every stage runs in processes of its own: memory is given back, and a crash takes nothing with it."""
 
     def launch(stage: Stage, exp: Experiment) -> None:
-        processes = (profile.processes or exp.launch.processes) if stage.distributed else 1
+        processes = (profile.processes or exp.launch.processes) if stage.workers != "one" else 1
         run_processes(
             [sys.executable, "-m", "refbert_dist.worker", stage.name, str(exp.run.dir)],
             count=processes,
             threads=profile.threads or exp.launch.threads,
             run_dir=exp.run.dir,
             stage=stage.name,
+            group_size=stage.group_size(exp),
             environment=profile.environment,
         )
 

@@ -29,7 +29,7 @@ def show_plan(exp: Experiment, targets: Iterable[str], profile: Profile, console
         table.add_column(column, overflow="fold")
     for stage in STAGES:
         if stage.wanted(exp):
-            processes = (profile.processes or exp.launch.processes) if stage.distributed else 1
+            processes = (profile.processes or exp.launch.processes) if stage.workers != "one" else 1
             state = "to run" if stage.name in to_run else ("done" if stage.done(exp) else "not needed")
             table.add_row(stage.name, stage.title, str(processes), state, _size(exp, stage))
     console.print(table)

@@ -11,10 +11,10 @@ import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from refbert_dist import preflight
-from refbert_dist.cache.contract import states_artifact
+from refbert_dist.cache.contract import is_cached, states_artifact
 from refbert_dist.cache.models import check_shared, general_student, is_saved, task_teacher
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
@@ -41,8 +41,14 @@ class Stage:
     """Does this experiment have the stage?"""
     done: Check
     """Is everything that it leaves there?"""
-    distributed: bool = False
-    """Do all processes work on it together?"""
+    workers: Literal["one", "world", "groups"] = "one"
+    """One process; all processes in lockstep; or independent groups that share out what is undone."""
+
+    def group_size(self, exp: Experiment) -> int | None:
+        """Processes of an independent group; None where all processes are one world."""
+        if self.workers != "groups":
+            return None
+        return exp.cache.group_processes if self.name.startswith("cache-") else 1
 
     def run(self, exp: Experiment) -> dict[str, Any]:
         """Run it in this process, as the rank that the environment names."""
@@ -63,6 +69,7 @@ STAGES = (
         (),
         wanted=lambda exp: True,
         done=lambda exp: all(tokens_artifact(exp, part).complete for part in parts(exp)),
+        workers="groups",
     ),
     Stage(
         "retrieve",
@@ -71,15 +78,16 @@ STAGES = (
         ("prepare",),
         wanted=lambda exp: exp.references.kept > 0,
         done=lambda exp: all(neighbours_artifact(exp, part).complete for part in parts(exp)),
+        workers="groups",
     ),
     Stage(
         "cache-general",
         "teacher states of the corpus",
         "refbert_dist.stages.cache:general",
         ("prepare",),
-        wanted=lambda exp: exp.corpus is not None and exp.distill.targets == "cache",
+        wanted=lambda exp: exp.corpus is not None and is_cached(exp),
         done=lambda exp: states_artifact(exp, "general").complete,
-        distributed=True,
+        workers="groups",
     ),
     Stage(
         "distill-general",
@@ -88,7 +96,7 @@ STAGES = (
         ("retrieve", "cache-general"),
         wanted=lambda exp: exp.corpus is not None,
         done=lambda exp: all(is_saved(general_student(exp, system)) for system in exp.trained_systems()),
-        distributed=True,
+        workers="world",
     ),
     Stage(
         "finetune",
@@ -97,16 +105,16 @@ STAGES = (
         ("prepare",),
         wanted=lambda exp: exp.task is not None,
         done=lambda exp: is_saved(task_teacher(exp)),
-        distributed=True,
+        workers="world",
     ),
     Stage(
         "cache-task",
         "fine-tuned teacher states of the training rows",
         "refbert_dist.stages.cache:task",
         ("finetune",),
-        wanted=lambda exp: exp.task is not None and exp.distill.targets == "cache",
+        wanted=lambda exp: exp.task is not None and is_cached(exp),
         done=lambda exp: states_artifact(exp, "task").complete,
-        distributed=True,
+        workers="groups",
     ),
     Stage(
         "distill-task",
@@ -115,7 +123,7 @@ STAGES = (
         ("retrieve", "distill-general", "finetune", "cache-task"),
         wanted=lambda exp: exp.task is not None,
         done=lambda exp: all(is_saved(exp.run.dir / "models" / f"prediction-{name}") for name in exp.trained_systems()),
-        distributed=True,
+        workers="world",
     ),
     Stage(
         "evaluate",

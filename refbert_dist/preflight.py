@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refbert_dist.cache.contract import stored_layers, value_layer
+from refbert_dist.cache.codec import check_codec
+from refbert_dist.cache.contract import is_cached, stored_layers, value_layer
 from refbert_dist.config import Experiment
 from refbert_dist.data.corpus import check_corpus
 from refbert_dist.data.tasks import check_task
@@ -33,6 +34,8 @@ def check(exp: Experiment) -> None:
                 f"references.{name} is {layer} but the teacher has {teacher.layers} layers; use 0 to {teacher.layers}"
             )
     stored_layers(exp)
+    if is_cached(exp):
+        check_codec(exp.cache.codec, teacher.hidden)
     if exp.corpus:
         check_corpus(exp.corpus)
     if exp.task:

@@ -19,11 +19,19 @@ EXPERIMENT = "experiment.yaml"
 
 MAY_CHANGE = (
     "run",
-    "cache",
+    "cache.dir",
+    "cache.layers",
+    "cache.shard_tokens",
+    "cache.batch_tokens",
+    "cache.group_processes",
+    "cache.staging_dir",
+    "cache.staging_gb",
+    "corpus.expected_tokens",
     "launch",
     "tracking",
     "engine.zero_stage",
     "engine.timeout_s",
+    "engine.prefetch_batches",
     "engine.checkpoint_steps",
     "engine.keep_checkpoints",
 )

@@ -26,7 +26,7 @@ def main(stage_name: str, run_dir: Path) -> int:
         with explain_disk_errors(run_dir):
             stage_named(stage_name).run(load_experiment(run_dir / EXPERIMENT))
     except RefBertError as error:
-        report_error(run_dir, stage_name, World.from_environment().rank, error)
+        report_error(run_dir, stage_name, World.from_environment().number, error)
         return error.exit_code
     return 0
 

@@ -36,8 +36,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def lively_teacher(folder: Path, model_type: str) -> Path:
-    """4 layers x 32, 4 heads, of type bert, roberta or mpnet, with weights so large that attention is far from even."""
+def lively_teacher(folder: Path, model_type: str, width: int = 32) -> Path:
+    """4 layers x ``width``, 4 heads, of type bert, roberta or mpnet, with weights so large that attention is far from even."""
     bert = model_type == "bert"
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(MINILM)) if bert else byte_tokenizer()
     fields: dict[str, object] = {} if bert else {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
@@ -47,7 +47,7 @@ def lively_teacher(folder: Path, model_type: str) -> Path:
     config = AutoConfig.for_model(
         model_type,
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=64,

@@ -119,7 +119,8 @@ def test_a_cache_of_all_layers_serves_every_depth(root: Path) -> None:
 
 
 def test_online_targets_need_no_cache_and_teach_the_same(done: Experiment, root: Path) -> None:
-    online = tiny_experiment(root, "distill.targets=online", "run.dir=" + str(root / "online"), "task=null")
+    everything = ("distill.targets=online", "references.states=online")
+    online = tiny_experiment(root, *everything, "run.dir=" + str(root / "online"), "task=null")
     assert [stage.name for stage in missing_stages(online)] == ["distill-general", "export"]
     pipeline.run(online)
     losses = [

@@ -8,14 +8,18 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from refbert_dist.errors import UserError
+
+Write = Callable[[Path], None]
+"""Writes a file at the path that it is given."""
 
 
 def fsync_path(path: Path) -> None:
@@ -30,6 +34,37 @@ def fsync_path(path: Path) -> None:
 def temporary_beside(path: Path) -> Path:
     """A name that no other process uses, in the folder of ``path``, hidden from readers."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def share_with_group(path: Path) -> None:
+    """Give a new file or folder the group rights of the folder that it lies in, whatever the umask."""
+    above, own = path.parent.stat(), path.stat()
+    if own.st_gid != above.st_gid:
+        return  # Rights that were meant for one group must not be given to another.
+    rights = stat.S_IRGRP | stat.S_IWGRP
+    if stat.S_ISDIR(own.st_mode):
+        rights |= stat.S_IXGRP | stat.S_ISGID
+    mode = (own.st_mode & ~rights) | (above.st_mode & rights)
+    if mode != own.st_mode:
+        path.chmod(stat.S_IMODE(mode))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, each with the group rights of the one that it is made in."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    # It gets its name together with its rights: another process may put files into it at once.
+    temporary = temporary_beside(folder)
+    temporary.mkdir()
+    share_with_group(temporary)
+    try:
+        temporary.rename(folder)
+        fsync_path(folder.parent)
+    except OSError:
+        temporary.rmdir()
+        if not folder.is_dir():
+            raise
 
 
 REASONS = {
@@ -67,10 +102,11 @@ def _errno(error: OSError | SafetensorError) -> int:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path to write; on success it is flushed and renamed to ``path``, otherwise removed."""
     with explain_disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         temporary = temporary_beside(path)
         try:
             yield temporary
+            share_with_group(temporary)
             fsync_path(temporary)
             temporary.replace(path)
             fsync_path(path.parent)
@@ -87,7 +123,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """The one form in which JSON files are written."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

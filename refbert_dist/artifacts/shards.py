@@ -6,50 +6,42 @@ Layout of ``CACHE_DIR/KIND/KEY/``::
     shard-00000.json                   sidecar: the commit. Names the shard's files with size and hash
     shard-00000.claim                  somebody works on it: a hint, never a lock
     manifest.json                      roll-up, written when every shard stands
-    refs/                              one file for each run that uses the artefact
+    refs/                              one file for each run that uses the artefact; its name says which
 
-A file that no sidecar names is debris of a killed writer and is never read. Sidecars and manifest hold a hash of
-themselves (``seal``), so that a flipped bit in them is found as well.
+A shard's name has no dot; what follows its first dot in a file name belongs to the layout. A file that no sidecar names
+is debris of a killed writer and is never read. Sidecars and manifest hold a hash of themselves (``seal``), so that a
+flipped bit in them is found as well.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
-import numpy as np
-
+from refbert_dist.artifacts.damage import Damage, file_damage
+from refbert_dist.artifacts.disk import Write as Write
 from refbert_dist.artifacts.disk import (
-    atomic_path,
     explain_disk_errors,
     fsync_path,
-    read_json,
+    make_folder,
+    share_with_group,
     temporary_beside,
+    to_json,
     write_json,
+    write_text,
 )
-from refbert_dist.artifacts.keys import hash_file, hash_strings
-from refbert_dist.errors import RefusedError, UserError
-
-FORMAT_VERSION = 2
+from refbert_dist.artifacts.keys import hash_file
+from refbert_dist.artifacts.seals import FORMAT_VERSION, read_sealed, sealed
+from refbert_dist.errors import RefusedError
 
 MANIFEST = "manifest"
-SEAL = "seal"
-
-Write = Callable[[Path], None]
-
-
-@dataclass(frozen=True)
-class Damage:
-    """One thing that verification found wrong."""
-
-    shard: str
-    """Name of the shard, or ``manifest``."""
-    reason: str
+REFS = "refs"
+NAME_LENGTH = 200
+"""Longer names of files in ``refs/`` are cut in folders: a file system allows 255 bytes."""
 
 
 class Artifact:
@@ -67,11 +59,12 @@ class Artifact:
         """
         described: dict[str, dict[str, Any]] = {}
         with explain_disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             for ending, write in files.items():
                 temporary = temporary_beside(self.path / f"{name}.{ending}")
                 try:
                     write(temporary)
+                    share_with_group(temporary)
                     fsync_path(temporary)
                     digest = hash_file(temporary)
                     size = temporary.stat().st_size
@@ -83,6 +76,7 @@ class Artifact:
                 described[ending] = {"file": final.name, "bytes": size, "xxh3": digest}
             fsync_path(self.path)
             won = self._link_sidecar(name, {"format_version": FORMAT_VERSION, "files": described, **meta})
+            (self.path / f"{name}.claim").unlink(missing_ok=True)
             fsync_path(self.path)
         if not won:
             standing = self.sidecar(name)
@@ -96,7 +90,8 @@ class Artifact:
         sidecar = self._sidecar_path(name)
         temporary = temporary_beside(sidecar)
         try:
-            temporary.write_text(json.dumps(sealed(content)) + "\n", encoding="utf-8")
+            temporary.write_text(to_json(sealed(content)), encoding="utf-8")
+            share_with_group(temporary)
             fsync_path(temporary)
             # link() fails where the name exists: the first commit wins, whoever comes second.
             os.link(temporary, sidecar)
@@ -119,7 +114,7 @@ class Artifact:
             sidecars.append(sidecar)
         content = {
             "format_version": FORMAT_VERSION,
-            "shards": len(names),
+            "shards": sum(bool(sidecar["files"]) for sidecar in sidecars),
             "samples": sum(sidecar.get("samples", 0) for sidecar in sidecars),
             "tokens": sum(sidecar.get("tokens", 0) for sidecar in sidecars),
             "bytes": sum(item["bytes"] for sidecar in sidecars for item in sidecar["files"].values()),
@@ -127,25 +122,47 @@ class Artifact:
             "names": list(names),
         }
         write_json(self._manifest_path, sealed(content))
-        for claim in self.path.glob("*.claim"):
-            claim.unlink(missing_ok=True)
+        for entry in self._entries():
+            if entry.endswith(".claim"):
+                (self.path / entry).unlink(missing_ok=True)
         return self.manifest()
 
     def discard(self, names: Iterable[str]) -> None:
-        """Take shards back, so that the next build writes them again; the manifest goes first, so nobody trusts it."""
-        self._manifest_path.unlink(missing_ok=True)
-        for name in names:
-            self._sidecar_path(name).unlink(missing_ok=True)
-            for path in self.path.glob(f"{name}.*"):
-                path.unlink()
+        """Take shards back, so that the next build writes them again.
+
+        Sidecars go first: a manifest that names a shard without one is refused by every reader, whereas a build that
+        goes on without a manifest would trust a damaged shard that still has one. Data goes last.
+        """
+        with explain_disk_errors(self.path):
+            taken_back = set(names)
+            for name in taken_back:
+                self._sidecar_path(name).unlink(missing_ok=True)
+            fsync_path(self.path)
+            self._manifest_path.unlink(missing_ok=True)
+            for entry in self._entries():
+                if entry.partition(".")[0] in taken_back:
+                    (self.path / entry).unlink(missing_ok=True)
 
     def register(self, run_dir: Path) -> None:
-        """Note in ``refs/`` that a run uses this artefact, so that garbage collection leaves it."""
-        name = str(run_dir.resolve()).strip("/").replace("/", "%")
-        target = self.path / "refs" / name
-        if not target.exists():
-            with atomic_path(target) as temporary:
-                temporary.write_text(f"{run_dir.resolve()}\n", encoding="utf-8")
+        """Note in ``refs/`` that a run uses this artefact, now; garbage collection leaves it as long as the run exists.
+
+        To be called once the artefact is finished: one that has been, but lacks a manifest, counts as damaged.
+        """
+        name = quote(str(run_dir.resolve()), safe="")
+        pieces = [name[start : start + NAME_LENGTH] for start in range(0, len(name), NAME_LENGTH)]
+        target = self.path.joinpath(REFS, *pieces)
+        if target.exists():
+            with contextlib.suppress(PermissionError):  # Another person's note; that it stands is what counts.
+                os.utime(target)
+        else:
+            write_text(target, f"{run_dir.resolve()}\n")
+
+    def users(self) -> dict[Path, float]:
+        """The run directories that are registered, with the time of their last use (seconds since the epoch)."""
+        refs = self.path / REFS
+        notes = [path for path in refs.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        # The name counts, not the content: there is nothing in it that a flipped bit could change.
+        return {Path(unquote("".join(path.relative_to(refs).parts))): path.stat().st_mtime for path in notes}
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -156,33 +173,23 @@ class Artifact:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest; a missing, damaged or newer one is one sentence."""
-        try:
-            content = read_sealed(self._manifest_path)
-        except FileNotFoundError:
-            raise RefusedError(
-                f"{self.path} has no manifest.json, so it is not finished; run the command again"
-            ) from None
-        except ValueError as error:
-            raise RefusedError(f"{self._manifest_path} is damaged ({error}); run refbert cache repair") from None
-        return self._of_this_version(content, self._manifest_path)
+        content = self._read(self._manifest_path)
+        if content is None:
+            raise RefusedError(f"{self.path} has no manifest.json, so it is not finished; run the command again")
+        return content
 
     def sidecar(self, name: str) -> dict[str, Any] | None:
         """The sidecar of a committed shard, None where it is not; a damaged or newer one is one sentence."""
-        path = self._sidecar_path(name)
-        try:
-            content = read_sealed(path)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise RefusedError(f"{path} is damaged ({error}); run refbert cache repair") from None
-        return self._of_this_version(content, path)
+        return self._read(self._sidecar_path(name))
+
+    def is_committed(self, name: str) -> bool:
+        """Whether a shard has a sidecar now, whole or not."""
+        return self._sidecar_path(name).exists()
 
     def committed(self) -> set[str]:
-        """Names of the shards that have a sidecar now, whole or not; one listing of the folder."""
-        if not self.path.exists():
-            return set()
-        names = {path.name.removesuffix(".json") for path in self.path.iterdir() if path.suffix == ".json"}
-        return {name for name in names if not name.startswith(".")} - {MANIFEST}
+        """Names of all shards that have a sidecar now, whole or not; one listing of the folder."""
+        names = {entry.removesuffix(".json") for entry in self._entries() if entry.endswith(".json")}
+        return {name for name in names if "." not in name} - {MANIFEST}
 
     def names(self) -> list[str]:
         """The shards in their order, of a finished artefact."""
@@ -190,44 +197,61 @@ class Artifact:
         return names
 
     def files(self, ending: str) -> list[Path]:
-        """The committed files with this ending, in shard order."""
-        return [self.file(name, ending) for name in self.names()]
+        """The committed files with this ending, in shard order; a shard may have none."""
+        sidecars = [self._standing(name) for name in self.names()]
+        return [self.path / str(sidecar["files"][ending]["file"]) for sidecar in sidecars if ending in sidecar["files"]]
 
     def file(self, name: str, ending: str) -> Path:
         """One committed file of a shard."""
+        return self.path / str(self._standing(name)["files"][ending]["file"])
+
+    def _standing(self, name: str) -> dict[str, Any]:
         sidecar = self.sidecar(name)
         if sidecar is None:
             raise RefusedError(f"{self._sidecar_path(name)} is gone; run refbert cache repair to write it again")
-        return self.path / str(sidecar["files"][ending]["file"])
+        return sidecar
 
-    def verify(self, full: bool) -> Iterator[Damage]:
-        """Yield what is wrong: sizes and presence, and with ``full`` the content hash of every file.
+    def verify(self, full: bool, names: Iterable[str] | None = None) -> Iterator[Damage]:
+        """Yield what is wrong: presence, sizes and headers, or with ``full`` the content hash of every file.
 
-        Of an unfinished artefact the shards that are committed so far are checked.
+        Of an unfinished artefact the shards that are committed so far are checked. ``names`` checks only these.
         """
-        names: Sequence[str] = sorted(self.committed())
-        if self.complete:
-            try:
-                names = self.names()
-            except RefusedError:
-                yield Damage(MANIFEST, "manifest.json does not hold what was written")
-        for name in names:
-            try:
-                sidecar = self.sidecar(name)
-            except RefusedError:
-                yield Damage(name, "its sidecar does not hold what was written")
-                continue
-            if sidecar is None:
-                yield Damage(name, "its sidecar is missing")
-                continue
-            for item in sidecar["files"].values():
-                path = self.path / item["file"]
-                if not path.exists():
-                    yield Damage(name, f"{item['file']} is missing")
-                elif path.stat().st_size != item["bytes"]:
-                    yield Damage(name, f"{item['file']} has {path.stat().st_size} bytes instead of {item['bytes']}")
-                elif full and hash_file(path) != item["xxh3"]:
-                    yield Damage(name, f"{item['file']} has another content than was committed")
+        to_check: Iterable[str] = sorted(self.committed())
+        try:
+            to_check = self.names() if self.complete or self.users() else to_check
+        except RefusedError:
+            what = "does not hold what was written" if self.complete else "is missing, though the artefact was finished"
+            yield Damage(MANIFEST, f"manifest.json {what}")
+        for name in to_check if names is None else names:
+            yield from self._verify_shard(name, full)
+
+    def _verify_shard(self, name: str, full: bool) -> Iterator[Damage]:
+        try:
+            sidecar = self.sidecar(name)
+        except RefusedError:
+            yield Damage(name, "its sidecar does not hold what was written")
+            return
+        if sidecar is None:
+            yield Damage(name, "its sidecar is missing")
+            return
+        for item in sidecar["files"].values():
+            if reason := file_damage(self.path / item["file"], item, full):
+                yield Damage(name, reason)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        try:
+            return read_sealed(path)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RefusedError(f"{path} is damaged ({error}); run refbert cache repair") from None
+
+    def _entries(self) -> list[str]:
+        """Names in the folder; of Wikipedia's cache some 100,000, so no object is made for each."""
+        if not self.path.exists():
+            return []
+        with os.scandir(self.path) as entries:
+            return [entry.name for entry in entries]
 
     @property
     def _manifest_path(self) -> Path:
@@ -236,66 +260,7 @@ class Artifact:
     def _sidecar_path(self, name: str) -> Path:
         return self.path / f"{name}.json"
 
-    def _of_this_version(self, content: dict[str, Any], path: Path) -> dict[str, Any]:
-        version = content.get("format_version")
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format_version {version}, this program reads {FORMAT_VERSION}; "
-                "use the program version that wrote it, or another cache.dir"
-            )
-        return content
-
 
 def shard_name(number: int) -> str:
     """The usual name of a shard."""
     return f"shard-{number:05d}"
-
-
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """``content`` with a hash of itself, as it comes back from JSON."""
-    plain = json.loads(json.dumps(content))
-    return {**plain, SEAL: hash_strings([json.dumps(plain, sort_keys=True)])}
-
-
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Read what :func:`sealed` made; raises ValueError when it is anything else."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    seal = content.pop(SEAL, None)
-    if sealed(content)[SEAL] != seal:
-        raise ValueError("its content and its hash differ")
-    return content
-
-
-def save_tensors(arrays: Mapping[str, np.ndarray]) -> Write:
-    """A writer of a safetensors file."""
-
-    def write(path: Path) -> None:
-        from safetensors.numpy import save_file
-
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
-
-    return write
-
-
-def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Memory-mapped arrays of a safetensors file: a slice costs microseconds and reads only its own pages."""
-    kinds = {
-        "F16": np.float16,
-        "F32": np.float32,
-        "I64": np.int64,
-        "I32": np.int32,
-        "U8": np.uint8,
-        "I8": np.int8,
-    }
-    with path.open("rb") as stream:
-        header_bytes = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(header_bytes))
-    data = np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
-    arrays = {}
-    for name, item in header.items():
-        if name != "__metadata__":
-            start, stop = (8 + header_bytes + offset for offset in item["data_offsets"])
-            arrays[name] = data[start:stop].view(kinds[item["dtype"]]).reshape(item["shape"])
-    return arrays

@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from refbert_dist.artifacts import Artifact, recipe_key
-from refbert_dist.cache.codec import CODEC
+from refbert_dist.cache.codec import codec_version
 from refbert_dist.cache.models import task_teacher
-from refbert_dist.cache.plan import PLAN_VERSION
+from refbert_dist.cache.plan import PLAN_VERSION, CachePlan
 from refbert_dist.config import Experiment
-from refbert_dist.data.tokens import Part, tokens_artifact
+from refbert_dist.data.pool import pool_rows
+from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.errors import UserError
 from refbert_dist.models.layer_map import layer_map
-from refbert_dist.models.locate import teacher_info
+from refbert_dist.models.locate import model_folder, teacher_info, weights_fingerprint
 
 Scope = Literal["general", "task"]
 """``general``: the teacher as given, on the corpus. ``task``: the fine-tuned teacher, on the task's training rows."""
 
-PRECISION = "fp32"
-"""Number format in which the teacher computes."""
+Purpose = Literal["targets", "references"]
+"""What states are read for."""
+
+RECIPE = "recipe"
+"""Name of the shard without files that tells what the others are made from."""
 
 
 def scope_part(scope: Scope) -> Part:
@@ -36,6 +42,21 @@ def value_layer(exp: Experiment) -> int:
     """Teacher layer that feeds the reference values, counted from 1."""
     layer = exp.references.value_layer
     return teacher_info(exp.teacher.model).layers if layer == -1 else layer
+
+
+def caches_targets(exp: Experiment) -> bool:
+    """Whether the losses read the teacher from the cache."""
+    return exp.distill.targets == "cache"
+
+
+def caches_references(exp: Experiment) -> bool:
+    """Whether the references' states are read from the cache."""
+    return exp.references.count > 0 and exp.references.states == "cache"
+
+
+def is_cached(exp: Experiment) -> bool:
+    """Whether this experiment has teacher caches at all."""
+    return caches_targets(exp) or caches_references(exp)
 
 
 def stored_layers(exp: Experiment) -> tuple[int, ...]:
@@ -59,17 +80,43 @@ def stored_layers(exp: Experiment) -> tuple[int, ...]:
 
 
 def read_layers(exp: Experiment) -> tuple[int, ...]:
-    """Teacher layers that the losses and the references of this experiment read, 0 included."""
+    """Teacher layers that the losses and the references of this experiment read from the cache, 0 included."""
     weights = exp.distill.weights
-    mapped = layer_map(exp.distill.layer_map, exp.student.layers, teacher_info(exp.teacher.model).layers)
     layers: set[int] = set()
-    if weights.hidden:
-        layers |= set(mapped)
-    if weights.attention:
-        layers |= {layer - 1 for layer in mapped}
-    if exp.references.count:
+    if caches_targets(exp):
+        mapped = layer_map(exp.distill.layer_map, exp.student.layers, teacher_info(exp.teacher.model).layers)
+        if weights.hidden:
+            layers |= set(mapped)
+        if weights.attention:
+            layers |= {layer - 1 for layer in mapped}
+    if caches_references(exp):
         layers |= {exp.references.key_layer, value_layer(exp)}
     return tuple(sorted(layers))
+
+
+def stores_logits(exp: Experiment, scope: Scope) -> bool:
+    """Whether the classifier's outputs are stored, too."""
+    return scope == "task" and caches_targets(exp)
+
+
+def stored_part(exp: Experiment, scope: Scope) -> dict[str, int | None]:
+    """How many samples are stored and how many tokens of each; None is all.
+
+    Targets are needed of every token. References alone are needed of the pool only, as far as they are read.
+    """
+    if caches_targets(exp):
+        return {"samples": None, "cut": None}
+    return {
+        "samples": exp.references.pool_samples if scope == "general" else None,
+        "cut": exp.references.max_length,
+    }
+
+
+def cache_plan(exp: Experiment, scope: Scope, lengths: np.ndarray) -> CachePlan:
+    """What lies where in a scope's cache; ``lengths`` are those of all samples of the scope's token set."""
+    stored = stored_part(exp, scope)
+    rows = pool_rows(len(lengths), stored["samples"] or len(lengths))
+    return CachePlan(rows, lengths[rows], stored["cut"], exp.cache.shard_tokens)
 
 
 def states_artifact(exp: Experiment, scope: Scope) -> Artifact:
@@ -80,13 +127,29 @@ def states_artifact(exp: Experiment, scope: Scope) -> Artifact:
         "teacher": source,
         "tokens": tokens_artifact(exp, scope_part(scope)).path.name,
         "layers": stored_layers(exp),
-        "precision": PRECISION,
+        "logits": stores_logits(exp, scope),
+        "stored": stored_part(exp, scope),
+        "precision": exp.cache.precision,
         "shard_tokens": exp.cache.shard_tokens,
         "batch_tokens": exp.cache.batch_tokens,
         "plan": PLAN_VERSION,
-        "codec": CODEC,
+        "codec": codec_version(exp.cache.codec),
     }
     return Artifact(exp.cache.dir / "teacher" / recipe_key("teacher-states", recipe))
+
+
+def ingredients(exp: Experiment, scope: Scope, tokens: TokenSet) -> dict[str, Any]:
+    """Content fingerprints of everything the states depend on."""
+    return {
+        "teacher": weights_fingerprint(model_folder(teacher_spec(exp, scope))),
+        "tokenizer": tokens.artifact.manifest()["tokenizer"],
+        "data": tokens.fingerprint,
+        "layers": list(stored_layers(exp)),
+        "stored": stored_part(exp, scope),
+        "precision": exp.cache.precision,
+        "plan": PLAN_VERSION,
+        "codec": codec_version(exp.cache.codec),
+    }
 
 
 def check_ingredients(artifact: Artifact, made_from: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -38,6 +38,9 @@ def general_student(exp: Experiment, system: SystemName) -> Path:
     }
     if exp.reference_count(system):
         recipe["references"] = exp.references.model_dump(mode="json", exclude={"stored_count"})
+    if "cache" in (exp.distill.targets, exp.references.states):
+        # What was stored with a loss is not quite what the teacher said.
+        recipe["stored"] = exp.cache.model_dump(mode="json", include={"codec", "precision"})
     return _folder(exp, "general-student", recipe)
 
 
@@ -49,6 +52,7 @@ def _training(exp: Experiment, part: Part, optim: OptimConfig) -> dict[str, Any]
         "optim": optim.model_dump(mode="json"),
         "micro_batch_size": exp.engine.micro_batch_size,
         "gradient_clipping": exp.engine.gradient_clipping,
+        "shuffle_window": exp.engine.shuffle_window,
         "seed": exp.seed,
     }
 

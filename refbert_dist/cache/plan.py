@@ -1,6 +1,7 @@
-"""Which samples make up a shard and in which batches they go through the teacher.
+"""Which samples a cache holds, which make up a shard, and in which batches they go through the teacher.
 
-Both depend on the lengths alone, never on the number of processes, so a shard has the same bytes whoever writes it.
+All of it depends on the token set and the experiment alone, never on the number of processes, so a shard has the same
+bytes whoever writes it, and a reader knows where a sample lies before anything is written.
 """
 
 from __future__ import annotations
@@ -10,43 +11,101 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PLAN_VERSION = 1
+from refbert_dist.artifacts import shard_name
+from refbert_dist.errors import UserError
+
+PLAN_VERSION = 2
 """Raised when batches are formed differently, which may change the last bits of what is computed."""
+CODEBOOK = "codebook"
+"""Name of the shard that holds what a trained codec learned."""
+CODEBOOK_TOKENS = 32768
+"""Tokens that a trained codec learns from."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Samples ``start`` to ``stop`` (exclusive) of one shard."""
+    """Stored rows ``start`` to ``stop`` (exclusive) of one shard."""
 
-    shard: int
+    number: int
     start: int
     stop: int
 
+    @property
+    def name(self) -> str:
+        """Under which the shard is committed."""
+        return shard_name(self.number)
 
-def plan_shards(lengths: np.ndarray, shard_tokens: int) -> list[ShardPlan]:
-    """Cut the samples, in order, into shards of about ``shard_tokens`` tokens."""
+
+class CachePlan:
+    """The stored rows of a token set and their shards."""
+
+    def __init__(self, rows: np.ndarray, lengths: np.ndarray, cut: int | None, shard_tokens: int) -> None:
+        """``rows``: sample ids, int64, sorted; ``lengths``: tokens of each row; ``cut``: tokens stored at most."""
+        if (lengths < 1).any():
+            raise UserError(
+                f"sample {rows[np.flatnonzero(lengths < 1)[0]]} has no tokens, so it has no states; "
+                "raise corpus.min_length, or remove the empty row"
+            )
+        self.rows = rows
+        self.lengths = lengths
+        """Tokens of each stored row that the teacher sees, int32 ``[N]``."""
+        self.stored = lengths if cut is None else np.minimum(lengths, cut)
+        """Tokens of each stored row whose states are kept, int32 ``[N]``."""
+        self.shards = _cut(self.stored, shard_tokens)
+        self._starts = np.array([plan.start for plan in self.shards], np.int64)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the shards, in order."""
+        return [plan.name for plan in self.shards]
+
+    def find(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shard number and place within it of each sample id; UserError for one that is not stored."""
+        places = np.searchsorted(self.rows, samples)
+        known = places < len(self.rows)
+        known[known] = self.rows[places[known]] == samples[known]
+        if not known.all():
+            raise UserError(
+                f"sample {samples[~known][0]} is not in the teacher cache, which holds {len(self.rows)} samples "
+                f"({self.rows[0]} to {self.rows[-1]}); set references.states=cache and distill.targets=cache to what "
+                "is read, and build the cache again"
+            )
+        shards = np.searchsorted(self._starts, places, side="right") - 1
+        return shards, places - self._starts[shards]
+
+    def batches(self, shard: ShardPlan, batch_tokens: int) -> Iterator[np.ndarray]:
+        """Stored rows (places in ``rows``) of one shard in the batches in which the teacher sees them."""
+        return batches_by_length(self.lengths, np.arange(shard.start, shard.stop), batch_tokens)
+
+    def training_rows(self) -> np.ndarray:
+        """Stored rows from which a trained codec learns: evenly spread, about ``CODEBOOK_TOKENS`` tokens."""
+        tokens = int(self.stored.sum())
+        count = max(1, min(len(self.rows), round(len(self.rows) * CODEBOOK_TOKENS / max(1, tokens))))
+        return np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64)
+
+
+def _cut(lengths: np.ndarray, shard_tokens: int) -> list[ShardPlan]:
+    """Cut rows, in order, into shards of about ``shard_tokens`` tokens."""
     plans: list[ShardPlan] = []
-    start, tokens = 0, 0
-    for index, length in enumerate(lengths.tolist()):
-        if tokens and tokens + length > shard_tokens:
-            plans.append(ShardPlan(len(plans), start, index))
-            start, tokens = index, 0
-        tokens += length
-    if start < len(lengths):
-        plans.append(ShardPlan(len(plans), start, len(lengths)))
+    ends = np.cumsum(lengths, dtype=np.int64)
+    start = 0
+    while start < len(lengths):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + shard_tokens, side="right")))
+        plans.append(ShardPlan(len(plans), start, stop))
+        start = stop
     return plans
 
 
-def plan_batches(lengths: np.ndarray, plan: ShardPlan, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Batches of samples of like length, each at most ``batch_tokens`` tokens with padding (at least one sample)."""
-    samples = np.arange(plan.start, plan.stop)
-    samples = samples[np.argsort(lengths[samples], kind="stable")]
+def batches_by_length(lengths: np.ndarray, rows: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Batches of rows of like length, each at most ``batch_tokens`` tokens with padding (at least one row)."""
+    rows = rows[np.argsort(lengths[rows], kind="stable")]
     batch: list[int] = []
-    for sample in samples.tolist():
-        # Sorted by length: the newest sample is the longest, so it sets the padded size of all.
-        if batch and (len(batch) + 1) * int(lengths[sample]) > batch_tokens:
+    for row in rows.tolist():
+        # Sorted by length: the newest row is the longest, so it sets the padded size of all.
+        if batch and (len(batch) + 1) * int(lengths[row]) > batch_tokens:
             yield np.array(batch)
             batch = []
-        batch.append(sample)
+        batch.append(row)
     if batch:
         yield np.array(batch)

@@ -2,68 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from refbert_dist.artifacts import Artifact, map_tensors
-from refbert_dist.cache.codec import decode
-from refbert_dist.cache.contract import Scope, check_ingredients, scope_part, states_artifact
-from refbert_dist.cache.writer import ingredients
+from refbert_dist.artifacts.staging import Staging
+from refbert_dist.cache.codec import Codec
+from refbert_dist.cache.contract import (
+    RECIPE,
+    Purpose,
+    Scope,
+    cache_plan,
+    caches_references,
+    caches_targets,
+    check_ingredients,
+    ingredients,
+    scope_part,
+    states_artifact,
+    stored_layers,
+)
+from refbert_dist.cache.plan import CachePlan
+from refbert_dist.cache.writer import LOGITS, open_codecs
 from refbert_dist.config import Experiment
 from refbert_dist.data.batching import to_device, token_batch
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
-from refbert_dist.errors import UserError
+from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.models.teacher import Teacher
+
+OPEN_SHARDS = 1024
+"""Shards that are kept mapped; a process may have some 65,000 maps in all."""
+
+Shard = dict[str, np.ndarray]
 
 
 class TeacherStates(Protocol):
     """Where targets and references come from."""
 
-    def layers(self, samples: np.ndarray, layers: Sequence[int]) -> dict[int, list[np.ndarray]]:
-        """For each layer (1 and up) the float32 states ``[L, T]`` of every sample, unpadded."""
+    def layers(self, samples: np.ndarray, layers: Sequence[int], cut: int | None = None) -> dict[int, list[np.ndarray]]:
+        """For each layer (1 and up) the float32 states ``[L, T]`` of every sample, unpadded.
+
+        L is the sample's length, at most ``cut``; a cache of references keeps no more than is read of them.
+        """
 
     def logits(self, samples: np.ndarray) -> np.ndarray:
         """The fine-tuned teacher's logits ``[N, C]``."""
 
 
 class CachedStates:
-    """Memory-mapped states of a finished cache."""
+    """Memory-mapped states of a cache, read by sample id; other shards may still be in the making."""
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(
+        self, artifact: Artifact, plan: CachePlan, codecs: Mapping[str, Codec], staging: Staging | None = None
+    ) -> None:
         self.artifact = artifact
-        self.shards = [map_tensors(path) for path in artifact.files("safetensors")]
-        counts = [len(shard["offsets"]) - 1 for shard in self.shards]
-        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        self.plan = plan
+        self.codecs = codecs
+        self.staging = staging
+        self._open: OrderedDict[int, Shard] = OrderedDict()
 
-    def layers(self, samples: np.ndarray, layers: Sequence[int]) -> dict[int, list[np.ndarray]]:
+    def layers(self, samples: np.ndarray, layers: Sequence[int], cut: int | None = None) -> dict[int, list[np.ndarray]]:
         """See :class:`TeacherStates`."""
-        missing = [layer for layer in layers if f"h{layer}" not in self.shards[0]]
+        missing = [layer for layer in layers if f"h{layer}" not in self.codecs]
         if missing:
             raise UserError(
                 f"cache.layers does not include layer {missing[0]}, which this experiment reads; "
                 "set cache.layers=auto or add the layer"
             )
-        return {layer: [decode(self._rows(int(sample), f"h{layer}")) for sample in samples] for layer in layers}
+        spans = []
+        for shard, place in self._find(samples):
+            start, stop = shard["offsets"][place : place + 2].tolist()
+            spans.append((shard, slice(start, stop if cut is None else min(stop, start + cut))))
+        borders = np.cumsum([span.stop - span.start for _, span in spans])[:-1]
+        return {layer: np.split(self._decoded(f"h{layer}", spans), borders) for layer in layers}
 
     def logits(self, samples: np.ndarray) -> np.ndarray:
         """See :class:`TeacherStates`."""
-        found = []
-        for sample in samples:
-            shard, place = self._find(int(sample))
-            found.append(self.shards[shard]["logits"][place])
-        return np.stack(found)
+        return np.stack([shard[LOGITS][place] for shard, place in self._find(samples)])
 
-    def _find(self, sample: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self.starts, sample, side="right")) - 1
-        return shard, sample - int(self.starts[shard])
+    def _decoded(self, name: str, spans: Sequence[tuple[Shard, slice]]) -> np.ndarray:
+        """All spans of a state, one after the other, float32 ``[sum of L, T]``: one call of the codec for a batch."""
+        parts = {part for part in spans[0][0] if part.partition(".")[0] == name}
+        stored = {
+            part.partition(".")[2]: np.concatenate([shard[part][span] for shard, span in spans]) for part in parts
+        }
+        return self.codecs[name].decode(stored)
 
-    def _rows(self, sample: int, name: str) -> np.ndarray:
-        shard, place = self._find(sample)
-        offsets = self.shards[shard]["offsets"]
-        return self.shards[shard][name][int(offsets[place]) : int(offsets[place + 1])]
+    def _find(self, samples: np.ndarray) -> list[tuple[Shard, int]]:
+        shards, places = self.plan.find(samples)
+        return [(self._shard(shard), place) for shard, place in zip(shards.tolist(), places.tolist(), strict=True)]
+
+    def _shard(self, number: int) -> Shard:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        name = self.plan.shards[number].name
+        if self.artifact.sidecar(name) is None:
+            raise RefusedError(
+                f"{self.artifact.path} lacks {name}: it is not written yet, or was removed; run refbert cache build "
+                "or refbert cache repair"
+            )
+        path = self.artifact.file(name, "safetensors")
+        try:
+            self._open[number] = map_tensors(self.staging.fetch(path) if self.staging else path)
+        except FileNotFoundError:
+            raise RefusedError(f"{path} is gone; run refbert cache repair to write it again") from None
+        if len(self._open) > OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return self._open[number]
 
 
 class OnlineStates:
@@ -74,12 +123,12 @@ class OnlineStates:
         self.tokens = tokens
         self.device = device
 
-    def layers(self, samples: np.ndarray, layers: Sequence[int]) -> dict[int, list[np.ndarray]]:
+    def layers(self, samples: np.ndarray, layers: Sequence[int], cut: int | None = None) -> dict[int, list[np.ndarray]]:
         """See :class:`TeacherStates`."""
         lengths = self.tokens.lengths[samples].tolist()
         states = self._forward(samples, layers, with_logits=False)
         return {
-            layer: [row[:length] for row, length in zip(state, lengths, strict=True)]
+            layer: [row[:length][:cut] for row, length in zip(state, lengths, strict=True)]
             for layer, state in zip(layers, states, strict=True)
         }
 
@@ -93,12 +142,25 @@ class OnlineStates:
         return [state.float().cpu().numpy() for state in self.teacher(**batch, layers=layers, with_logits=with_logits)]
 
 
-def open_states(exp: Experiment, scope: Scope, teacher: Teacher, device: torch.device) -> TeacherStates:
-    """The states that ``distill.targets`` asks for; a cache made from anything else is refused."""
+def open_states(
+    exp: Experiment, scope: Scope, purpose: Purpose, teacher: Teacher, device: torch.device
+) -> TeacherStates:
+    """The states that the experiment reads for a purpose; a cache made from anything else is refused."""
     tokens = TokenSet.open(tokens_artifact(exp, scope_part(scope)))
-    if exp.distill.targets == "online":
+    if not (caches_targets(exp) if purpose == "targets" else caches_references(exp)):
         return OnlineStates(teacher, tokens, device)
+    return open_cache(exp, scope, tokens, teacher.hidden_size)
+
+
+def open_cache(exp: Experiment, scope: Scope, tokens: TokenSet, width: int) -> CachedStates:
+    """The scope's cache, finished or not."""
     artifact = states_artifact(exp, scope)
-    check_ingredients(artifact, artifact.manifest()["ingredients"], ingredients(exp, scope, tokens))
+    recipe = artifact.sidecar(RECIPE)
+    if recipe is None:
+        raise RefusedError(f"{artifact.path} holds no teacher cache yet; run refbert cache build")
+    check_ingredients(artifact, recipe["ingredients"], ingredients(exp, scope, tokens))
     artifact.register(exp.run.dir)
-    return CachedStates(artifact)
+    config = exp.cache
+    staging = Staging(config.staging_dir, int(config.staging_gb * 1e9)) if config.staging_dir else None
+    codecs = open_codecs(artifact, config.codec, stored_layers(exp), width)
+    return CachedStates(artifact, cache_plan(exp, scope, tokens.lengths), codecs, staging)

@@ -1,47 +1,50 @@
-"""Run the teacher once over every sample and commit its states, shard by shard."""
+"""Run the teacher once over every stored sample and commit its states, shard by shard.
+
+The teacher computes in this thread; encoding, writing and committing happen in another, so the device need not wait
+for the disk. What lies between the two is bounded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 
-from refbert_dist.artifacts import Artifact, require_free_space, save_tensors, shard_name
-from refbert_dist.cache.codec import CODEC, encode
+from refbert_dist.artifacts import Artifact, WorkList, hash_strings, map_tensors, require_free_space, save_tensors
+from refbert_dist.cache.codec import Codec, bytes_per_token, is_trained, open_codec, train_codebook
 from refbert_dist.cache.contract import (
-    PRECISION,
+    RECIPE,
     Scope,
+    cache_plan,
     check_ingredients,
+    ingredients,
     scope_part,
     states_artifact,
     stored_layers,
+    stores_logits,
     teacher_spec,
 )
-from refbert_dist.cache.plan import PLAN_VERSION, ShardPlan, plan_batches, plan_shards
+from refbert_dist.cache.plan import CODEBOOK, CachePlan, ShardPlan, batches_by_length
 from refbert_dist.config import Experiment
 from refbert_dist.data.batching import to_device, token_batch
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
-from refbert_dist.engine.distributed import device_of, inference_engine, of_first
+from refbert_dist.engine.distributed import device_of, of_first, sharded_loading, teacher_engine
 from refbert_dist.engine.world import World
-from refbert_dist.models.locate import model_folder, weights_fingerprint
+from refbert_dist.models.locate import teacher_info
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.tracking.progress import Progress
 
+PENDING_BATCHES = 4
+"""Batches of states that wait for the background thread at most."""
 
-def ingredients(exp: Experiment, scope: Scope, tokens: TokenSet) -> dict[str, Any]:
-    """Content fingerprints of everything the states depend on."""
-    return {
-        "teacher": weights_fingerprint(model_folder(teacher_spec(exp, scope))),
-        "tokenizer": tokens.artifact.manifest()["tokenizer"],
-        "data": tokens.fingerprint,
-        "layers": list(stored_layers(exp)),
-        "precision": PRECISION,
-        "plan": PLAN_VERSION,
-        "codec": CODEC,
-    }
+LOGITS = "logits"
 
 
 def load_teacher(exp: Experiment, scope: Scope) -> Teacher:
@@ -53,106 +56,268 @@ def load_teacher(exp: Experiment, scope: Scope) -> Teacher:
 
 
 def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
-    """Write the undone shards of a scope's cache; returns the manifest. Does nothing when it is complete."""
+    """Write undone shards of a scope's cache until all are committed by whomever; returns the manifest.
+
+    The processes of ``world`` hold one teacher together. Other groups may work on the same cache at the same time.
+    """
     tokens = TokenSet.open(tokens_artifact(exp, scope_part(scope)))
     artifact = states_artifact(exp, scope)
-    expected = ingredients(exp, scope, tokens)
+    made_from = ingredients(exp, scope, tokens)
+    plan = cache_plan(exp, scope, tokens.lengths)
     if of_first(artifact.complete):
         manifest = artifact.manifest()
-        check_ingredients(artifact, manifest["ingredients"], expected)
+        check_ingredients(artifact, manifest["ingredients"], made_from)
         return manifest
-
-    teacher = load_teacher(exp, scope)
-    plans = plan_shards(tokens.lengths, exp.cache.shard_tokens)
-    undone = of_first([plan for plan in plans if not _stands(artifact, plan, expected)])
-    needed = sum(int(tokens.lengths[plan.start : plan.stop].sum()) for plan in undone)
-    require_free_space(artifact.path, needed * len(stored_layers(exp)) * teacher.hidden_size * 2, "the teacher cache")
-
-    mine = undone[world.rank :: world.size]
-    writer = ShardWriter(inference_engine(teacher.to(device_of(world))), teacher, tokens, exp, scope, device_of(world))
-    own = sum(int(tokens.lengths[plan.start : plan.stop].sum()) for plan in mine)
-    with Progress(f"cache-{scope}", needed, "tokens", run_dir=exp.run.dir, enabled=world.rank == 0) as progress:
-        done = 0
-        for plan in mine:
-            arrays = []
-            for batch, states in writer.batches(plan):
-                arrays.append((batch, states))
-                done += int(tokens.lengths[batch].sum())
-                # The other processes have equal shares, so this one's stands for all.
-                progress.update(needed * done // own)
-            writer.commit(artifact, plan, arrays, expected)
-        torch.distributed.barrier()
-        progress.update(needed)
     if world.rank == 0:
-        artifact.finish(
-            [shard_name(plan.shard) for plan in plans],
-            {"kind": "teacher-states", "scope": scope, "ingredients": expected},
-        )
+        _require_space(exp, scope, plan, artifact)
+        _claim_folder(artifact, made_from)
+
+    with sharded_loading(world, exp.cache.precision):
+        teacher = load_teacher(exp, scope)
+    forward = TeacherForward(teacher, tokens, plan, stored_layers(exp), stores_logits(exp, scope), exp, world)
+    meta = {"made_from": _digest(made_from)}
+    names = [RECIPE, *plan.names]
+    if is_trained(exp.cache.codec):
+        names.insert(1, CODEBOOK)
+        work = WorkList(artifact, [CODEBOOK]) if world.rank == 0 else None
+        while of_first(work.next() if work else None):
+            _train_codecs(exp, forward, artifact, meta)
+        torch.distributed.barrier()
+    codecs = open_codecs(artifact, exp.cache.codec, forward.layers, teacher.hidden_size)
+    work = WorkList(artifact, plan.names, world.share_start(len(plan.names))) if world.rank == 0 else None
+    with (
+        ShardWriter(artifact, plan, codecs, meta) as writer,
+        Progress(f"cache-{scope}", int(plan.stored.sum()), "tokens", exp.run.dir, enabled=world.is_main) as progress,
+    ):
+        while True:
+            for shards in _rounds(work, plan, world):
+                done = _committed_tokens(plan, artifact) if world.is_main else 0
+                for tokens_of_round in _write_round(forward, writer, plan, shards, exp.cache.batch_tokens, world):
+                    progress.update(done + tokens_of_round)
+            writer.drain()
+            torch.distributed.barrier()
+            if not of_first(work.undone() if work else None):
+                break
+        progress.update(int(plan.stored.sum()))
+    if world.rank == 0 and not artifact.complete:
+        _finish(artifact, names, scope, made_from, meta)
     torch.distributed.barrier()
     return artifact.manifest()
 
 
-def _stands(artifact: Artifact, plan: ShardPlan, expected: dict[str, Any]) -> bool:
-    """Whether an earlier, interrupted build has committed the shard; teacher and data must have been the same."""
-    sidecar = artifact.sidecar(shard_name(plan.shard))
-    if sidecar is None:
-        return False
-    check_ingredients(artifact, sidecar["ingredients"], expected)
-    return True
+def _claim_folder(artifact: Artifact, made_from: Mapping[str, Any]) -> None:
+    """Say what the folder's shards are made from, or refuse it when another writer has said otherwise."""
+    artifact.commit(RECIPE, {}, {"ingredients": made_from})
+    standing = artifact.sidecar(RECIPE)
+    assert standing is not None
+    check_ingredients(artifact, standing["ingredients"], made_from)
+
+
+def _require_space(exp: Experiment, scope: Scope, plan: CachePlan, artifact: Artifact) -> None:
+    committed = artifact.committed()
+    missing = sum(
+        int(plan.stored[shard.start : shard.stop].sum()) for shard in plan.shards if shard.name not in committed
+    )
+    width = teacher_info(exp.teacher.model).hidden
+    needed = missing * len(stored_layers(exp)) * bytes_per_token(exp.cache.codec, width)
+    require_free_space(artifact.path, int(needed), "the teacher cache")
+
+
+def _finish(
+    artifact: Artifact, names: list[str], scope: Scope, made_from: dict[str, Any], meta: dict[str, Any]
+) -> None:
+    for name in names:
+        sidecar = artifact.sidecar(name)
+        if name != RECIPE and sidecar is not None:
+            check_ingredients(artifact, sidecar, meta)
+    artifact.finish(names, {"kind": "teacher-states", "scope": scope, "ingredients": made_from})
+
+
+def _digest(made_from: Mapping[str, Any]) -> str:
+    return hash_strings(f"{name}={value}" for name, value in sorted(made_from.items()))
+
+
+def _committed_tokens(plan: CachePlan, artifact: Artifact) -> int:
+    committed = artifact.committed()
+    return sum(int(plan.stored[shard.start : shard.stop].sum()) for shard in plan.shards if shard.name in committed)
+
+
+def _rounds(work: WorkList | None, plan: CachePlan, world: World) -> Iterator[list[ShardPlan]]:
+    """Shards for the processes of this group, one for each at most; only its first process has the list."""
+    by_name = {shard.name: shard for shard in plan.shards}
+    while True:
+        taken: list[str] = []
+        if work is not None:
+            first = work.next()
+            taken = [first] if first else []
+            while taken and len(taken) < world.size and (more := work.next(wait=False)):
+                taken.append(more)
+        taken = of_first(taken)
+        if not taken:
+            return
+        yield [by_name[name] for name in taken]
+
+
+def _write_round(
+    forward: TeacherForward, writer: ShardWriter, plan: CachePlan, shards: list[ShardPlan], budget: int, world: World
+) -> Iterator[int]:
+    """Every process writes its own shard; yields the tokens that it has done after each forward pass.
+
+    All make the same number of passes, because ZeRO-3 gathers weights from all of them in every pass.
+    """
+    batches = [list(plan.batches(shard, budget)) for shard in shards]
+    mine = batches[world.rank] if world.rank < len(shards) else []
+    shard = writer.open(shards[world.rank]) if mine else None
+    done = 0
+    for number in range(max(map(len, batches))):
+        if shard is not None and number < len(mine):
+            writer.add(shard, mine[number], forward(mine[number]))
+            done += int(plan.stored[mine[number]].sum())
+        else:
+            forward(batches[0][0][:1])
+        yield done
+    if shard is not None:
+        writer.commit(shard)
+
+
+class TeacherForward:
+    """The wrapped teacher on stored rows: name of a state -> ``[B, S, T]`` (logits ``[B, C]``) on the device."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        tokens: TokenSet,
+        plan: CachePlan,
+        layers: tuple[int, ...],
+        with_logits: bool,
+        exp: Experiment,
+        world: World,
+    ) -> None:
+        self.tokens = tokens
+        self.plan = plan
+        self.layers = layers
+        self.with_logits = with_logits
+        self.device = device_of(world)
+        self.pad_id = teacher.pad_token_id
+        self.engine = teacher_engine(teacher, exp.cache.precision, world)
+
+    @torch.inference_mode()
+    def __call__(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """States of rows (places in ``plan.rows``), padded."""
+        batch = to_device(token_batch(self.tokens, self.plan.rows[rows], self.pad_id), self.device)
+        outputs = self.engine(**batch, layers=self.layers, with_logits=self.with_logits)
+        names = [*(f"h{layer}" for layer in self.layers), *([LOGITS] if self.with_logits else [])]
+        return dict(zip(names, outputs, strict=True))
+
+
+def _train_codecs(exp: Experiment, forward: TeacherForward, artifact: Artifact, meta: Mapping[str, Any]) -> None:
+    """Learn a codebook for each layer from evenly spread samples, and commit them as a shard of their own."""
+    samples: dict[int, list[np.ndarray]] = {layer: [] for layer in forward.layers}
+    for rows in batches_by_length(forward.plan.lengths, forward.plan.training_rows(), exp.cache.batch_tokens):
+        states = forward(rows)
+        for layer, found in samples.items():
+            state = states[f"h{layer}"]
+            found.append(state[_kept(forward.plan, rows, state)].float().cpu().numpy())
+    arrays = {
+        f"h{layer}.{name}": array
+        for layer, found in samples.items()
+        for name, array in train_codebook(exp.cache.codec, np.concatenate(found), exp.seed).items()
+    }
+    artifact.commit(CODEBOOK, {"safetensors": save_tensors(arrays)}, meta)
+
+
+def open_codecs(artifact: Artifact, codec: str, layers: tuple[int, ...], width: int) -> dict[str, Codec]:
+    """For each stored state the codec that wrote it."""
+    books: dict[str, dict[str, np.ndarray]] = {f"h{layer}": {} for layer in layers}
+    if is_trained(codec):
+        for name, array in map_tensors(artifact.file(CODEBOOK, "safetensors")).items():
+            state, _, part = name.partition(".")
+            books.setdefault(state, {})[part] = array
+    return {state: open_codec(codec, width, book or None) for state, book in books.items()}
+
+
+def _kept(plan: CachePlan, rows: np.ndarray, state: torch.Tensor) -> torch.Tensor:
+    """Which positions of a padded batch are stored, bool ``[B, S]``."""
+    lengths = torch.from_numpy(plan.stored[rows].astype(np.int64))
+    return (torch.arange(state.shape[1])[None, :] < lengths[:, None]).to(state.device)
+
+
+@dataclass
+class OpenShard:
+    """Arrays of a shard that is being filled."""
+
+    plan: ShardPlan
+    offsets: np.ndarray
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class ShardWriter:
-    """Runs the teacher over the samples of a shard and commits what it says."""
+    """Encodes and commits in the background. A failure there is raised by the next call."""
 
     def __init__(
-        self, engine: Any, teacher: Teacher, tokens: TokenSet, exp: Experiment, scope: Scope, device: torch.device
+        self, artifact: Artifact, plan: CachePlan, codecs: Mapping[str, Codec], meta: Mapping[str, Any]
     ) -> None:
-        self.engine = engine
-        self.teacher = teacher
-        self.tokens = tokens
-        self.layers = stored_layers(exp)
-        self.batch_tokens = exp.cache.batch_tokens
-        self.with_logits = scope == "task"
-        self.device = device
+        self.artifact = artifact
+        self.plan = plan
+        self.codecs = codecs
+        self.meta = meta
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._background.shutdown(cancel_futures=True)
+
+    def open(self, shard: ShardPlan) -> OpenShard:
+        """Begin a shard."""
+        lengths = self.plan.stored[shard.start : shard.stop]
+        return OpenShard(shard, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def add(self, shard: OpenShard, rows: np.ndarray, states: Mapping[str, torch.Tensor]) -> None:
+        """Put the states of a batch in their places; returns at once unless too much is waiting."""
+        self._submit(self._encode, shard, rows, states)
+
+    def commit(self, shard: OpenShard) -> None:
+        """Write and commit a shard after all that was added to it."""
+        self._submit(self._commit, shard)
+
+    def drain(self) -> None:
+        """Wait until everything is committed."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def _submit(self, work: Any, *arguments: Any) -> None:
+        while len(self._pending) >= PENDING_BATCHES or (self._pending and self._pending[0].done()):
+            self._pending.popleft().result()
+        self._pending.append(self._background.submit(work, *arguments))
 
     @torch.inference_mode()
-    def batches(self, plan: ShardPlan) -> Iterable[tuple[np.ndarray, dict[str, list[np.ndarray]]]]:
-        """For each batch its samples and, by tensor name, their unpadded encoded states."""
-        for samples in plan_batches(self.tokens.lengths, plan, self.batch_tokens):
-            batch = to_device(token_batch(self.tokens, samples, self.teacher.pad_token_id), self.device)
-            found: dict[str, list[np.ndarray]] = {}
-            states = self.engine(**batch, layers=self.layers, with_logits=self.with_logits)
-            if self.with_logits:
-                *states, logits = states
-                found["logits"] = list(logits.float().cpu().numpy()[:, None, :])
-            for layer, state in zip(self.layers, states, strict=True):
-                rows = state.float().cpu().numpy()
-                lengths = self.tokens.lengths[samples].tolist()
-                found[f"h{layer}"] = [encode(row[:length]) for row, length in zip(rows, lengths, strict=True)]
-            yield samples, found
+    def _encode(self, shard: OpenShard, rows: np.ndarray, states: Mapping[str, torch.Tensor]) -> None:
+        first = rows - shard.plan.start
+        starts = shard.offsets[first]
+        places = np.concatenate(
+            [np.arange(start, stop) for start, stop in zip(starts, shard.offsets[first + 1], strict=True)]
+        )
+        for name, state in states.items():
+            if name == LOGITS:
+                self._put(shard, name, first, state.float().cpu().numpy(), len(shard.offsets) - 1)
+                continue
+            for part, array in self.codecs[name].encode(state[_kept(self.plan, rows, state)]).items():
+                self._put(shard, f"{name}.{part}" if part else name, places, array, int(shard.offsets[-1]))
 
-    def commit(
-        self,
-        artifact: Artifact,
-        plan: ShardPlan,
-        batches: list[tuple[np.ndarray, dict[str, list[np.ndarray]]]],
-        expected: dict[str, Any],
-    ) -> None:
-        """Put the samples back in order and commit the shard."""
-        order = np.argsort(np.concatenate([samples for samples, _ in batches]), kind="stable")
-        lengths = self.tokens.lengths[plan.start : plan.stop]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        arrays = {"offsets": offsets}
-        for name in batches[0][1]:
-            rows = [row for _, found in batches for row in found[name]]
-            arrays[name] = np.concatenate([rows[index] for index in order])
-        artifact.commit(
-            shard_name(plan.shard),
-            {"safetensors": save_tensors(arrays)},
-            {
-                "samples": plan.stop - plan.start,
-                "tokens": int(offsets[-1]),
-                "start": plan.start,
-                "ingredients": expected,
-            },
+    @staticmethod
+    def _put(shard: OpenShard, name: str, places: np.ndarray, array: np.ndarray, length: int) -> None:
+        if name not in shard.arrays:
+            shard.arrays[name] = np.empty((length, *array.shape[1:]), array.dtype)
+        shard.arrays[name][places] = array
+
+    def _commit(self, shard: OpenShard) -> None:
+        self.artifact.commit(
+            shard.plan.name,
+            {"safetensors": save_tensors({"offsets": shard.offsets, **shard.arrays})},
+            {"samples": shard.plan.stop - shard.plan.start, "tokens": int(shard.offsets[-1]), **self.meta},
         )

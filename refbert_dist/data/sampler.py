@@ -36,14 +36,25 @@ class GlobalBatch:
         return mine + [filler] * (passes - len(mine))
 
 
-class Sampler:
-    """Order of the samples: a fresh permutation for each epoch, every sample once, the last batch however small."""
+BLOCKS_PER_WINDOW = 8
+"""Runs of consecutive samples that are shuffled among each other where the shuffle is windowed."""
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, micro_batch_size: int, seed: int) -> None:
+
+class Sampler:
+    """Order of the samples: a fresh permutation for each epoch, every sample once, the last batch however small.
+
+    With a ``window``, runs of consecutive samples are put in random order and then mixed, ``window`` samples at a time:
+    so what is read from a large cache at any time lies in a few places, each read to its end.
+    """
+
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, micro_batch_size: int, seed: int, window: int | None = None
+    ) -> None:
         self.lengths = lengths
         self.batch_size = min(batch_size, len(lengths))
         self.micro_batch_size = micro_batch_size
         self.seed = seed
+        self.window = window
         self.steps_per_epoch = math.ceil(len(lengths) / self.batch_size)
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
@@ -56,10 +67,23 @@ class Sampler:
         """The batch of optimizer step ``step`` (from 0). Samples of like length share a micro-batch: less padding."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+            self._order = shuffled(len(self.lengths), self.window, np.random.default_rng([self.seed, epoch]))
             self._epoch = epoch
         samples = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         samples = samples[np.argsort(self.lengths[samples], kind="stable")]
         size = self.micro_batch_size
         cuts = [samples[start : start + size] for start in range(0, len(samples), size)]
         return GlobalBatch(step, samples, tuple(MicroBatch(index, cut) for index, cut in enumerate(cuts)))
+
+
+def shuffled(samples: int, window: int | None, random: np.random.Generator) -> np.ndarray:
+    """A permutation of ``range(samples)``, int64; see :class:`Sampler` for the window."""
+    if window is None or window >= samples:
+        return random.permutation(samples)
+    run = max(1, window // BLOCKS_PER_WINDOW)
+    starts = random.permutation(np.arange(0, samples, run))
+    windows = []
+    for first in range(0, len(starts), BLOCKS_PER_WINDOW):
+        mixed = starts[first : first + BLOCKS_PER_WINDOW, None] + np.arange(run)
+        windows.append(random.permutation(mixed[mixed < samples]))
+    return np.concatenate(windows)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
+import logging
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -16,6 +17,8 @@ from refbert_dist.config import EngineConfig, OptimConfig
 from refbert_dist.engine.world import World, free_port, rendezvous
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -98,8 +101,53 @@ def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineC
     return engine
 
 
-def inference_engine(module: torch.nn.Module) -> Any:
-    """Wrap a frozen module for inference in this process."""
+Precision = Literal["fp32", "bf16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def _zero3(precision: Precision) -> dict[str, Any]:
+    """A frozen model whose weights are spread over the processes and gathered layer by layer."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": precision == "bf16"},
+        "steps_per_print": sys.maxsize,
+    }
+
+
+@contextlib.contextmanager
+def sharded_loading(world: World, precision: Precision) -> Iterator[None]:
+    """Models loaded inside are spread over the processes as they are read, so that none ever holds a whole one."""
+    if world.size == 1:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+
+    # transformers looks for this object through a weak reference: it counts as long as it lives.
+    keep = HfDeepSpeedConfig(_zero3(precision))
+    try:
+        yield
+    finally:
+        del keep
+
+
+def _sizes(module: torch.nn.Module) -> Iterator[tuple[int, int]]:
+    """Weights of each parameter that this process holds, and that there are."""
+    for parameter in module.parameters():
+        partition: Any = parameter
+        yield partition.ds_tensor.numel(), partition.ds_numel
+
+
+def teacher_engine(module: torch.nn.Module, precision: Precision, world: World) -> Any:
+    """Wrap a frozen module for inference: in this process alone, or over all processes of the world (ZeRO-3)."""
     import deepspeed
 
-    return deepspeed.init_inference(module.eval(), dtype=torch.float32, replace_with_kernel_inject=False)
+    if world.size > 1:
+        engine, *_ = deepspeed.initialize(model=module.eval(), config=_zero3(precision))
+        engine.eval()
+        own, whole = (sum(sizes) for sizes in zip(*_sizes(module), strict=True))
+        log.info("the teacher is spread over %d processes: %d of its %d weights are here", world.size, own, whole)
+        return engine
+    return deepspeed.init_inference(
+        module.to(device_of(world)).eval(), dtype=DTYPES[precision], replace_with_kernel_inject=False
+    )

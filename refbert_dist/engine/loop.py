@@ -7,10 +7,12 @@ many compute the same, and a run that was stopped continues as if it had not bee
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from refbert_dist.data.sampler import Sampler
 from refbert_dist.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from refbert_dist.engine.distributed import device_of, training_engine
 from refbert_dist.engine.optimizer_state import gather_moments, restore_moments
+from refbert_dist.engine.prefetch import prefetched
 from refbert_dist.engine.stop import StopFlag
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, StoppedError, UserError
@@ -90,7 +93,7 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
             f"launch.processes is {world.size} but {job.name} has {len(objective.lengths)} sample(s); "
             f"set launch.processes to at most {len(objective.lengths)}"
         )
-    sampler = Sampler(objective.lengths, job.optim.batch_size, config.micro_batch_size, exp.seed)
+    sampler = Sampler(objective.lengths, job.optim.batch_size, config.micro_batch_size, exp.seed, config.shuffle_window)
     steps = job.optim.total_steps(len(objective.lengths))
     passes = sampler.passes(world.size)
     device = device_of(world)
@@ -108,9 +111,19 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
     metrics = MetricsLog(job.run_dir) if world.rank == 0 else None
     meter = _Meter(list(objective.weights), device)
     engine.train()
+    micro_batches = prefetched(
+        (
+            micro
+            for step in range(state.step, steps)
+            for micro in sampler.batch(step).share(world.rank, world.size, passes)
+        ),
+        lambda micro: (micro, objective.batch(micro.samples, device)),
+        config.prefetch_batches,
+    )
     started = time.monotonic() - state.seconds
     with (
         StopFlag() as stop,
+        contextlib.closing(micro_batches),
         Progress(job.name, steps, "steps", run_dir=job.run_dir, enabled=world.rank == 0) as progress,
     ):
         progress.update(state.step)
@@ -120,9 +133,9 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
             rate = learning_rate(job.optim, step, steps)
             for group in engine.optimizer.param_groups:
                 group["lr"] = rate
-            for micro in batch.share(world.rank, world.size, passes):
+            for micro, inputs in islice(micro_batches, passes):
                 seed_micro_batch(exp.seed, step, micro.index)
-                terms = engine(**objective.batch(micro.samples, device))
+                terms = engine(**inputs)
                 scaled = {name: terms[name] / denominators[name] for name in objective.weights}
                 loss = sum(objective.weights[name] * value for name, value in scaled.items())
                 # DeepSpeed averages over passes and processes, but the terms already are shares of the global mean.

@@ -2,6 +2,9 @@
 
 ``RUN_DIR/logs/STAGE-rankN.log`` gets what process N writes to stdout and stderr; ``STAGE-rankN.error.json`` holds the
 sentence by which a worker explains its failure (:func:`report_error`).
+
+Processes of one world need each other: when one fails, all end. Groups do not: what a crashed group leaves undone, the
+others do, and only a failure that a worker explains (wrong input, a full disk) ends them all.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 
 from refbert_dist.artifacts import read_json, write_json
-from refbert_dist.engine.world import free_port, rendezvous
+from refbert_dist.engine.world import GROUP, GROUPS, World, free_port, rendezvous
 from refbert_dist.errors import RefBertError, RefusedError, StoppedError, UserError
 from refbert_dist.tracking.progress import show
 
@@ -53,7 +56,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Worker:
-    rank: int
+    number: int
+    group: int
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -81,6 +85,7 @@ def run_processes(
     threads: int | None,
     run_dir: Path | str,
     stage: str,
+    group_size: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Run ``count`` processes of the program ``argv`` on this machine to their end; returns 0.
@@ -91,6 +96,7 @@ def run_processes(
         threads: CPU threads of each; None shares the cores evenly.
         run_dir: its ``logs`` folder gets their output.
         stage: names the log files.
+        group_size: processes of an independent group; None: all are one world.
         environment: variables to set beside those of this process and of :func:`worker_environment`.
 
     Raises:
@@ -98,19 +104,27 @@ def run_processes(
         RefusedError: a worker crashed without a report; the end of its log is logged.
         StoppedError: this process got SIGINT or SIGTERM; the workers had time to save.
     """
+    size = group_size or count
+    if count % size:
+        raise UserError(
+            f"launch.processes is {count}, which groups of {size} processes (cache.group_processes) do not divide; "
+            f"set launch.processes={count // size * size or size}"
+        )
     logs = Path(run_dir) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for stale in logs.glob(f"{stage}-rank*.error.json"):
         stale.unlink()
-    port = free_port()
+    ports = [free_port() for _ in range(count // size)]
     workers: list[_Worker] = []
     with _stop_signals() as received, show(run_dir, stage, _log_path(run_dir, stage, 0)) as refresh:
         try:
-            for rank in range(count):
-                variables = worker_environment(rank, count, port, threads) | dict(environment or {})
-                workers.append(_start(argv, rank, variables, _log_path(run_dir, stage, rank)))
-            failed = _watch(workers, received, refresh)
-            if failed or received:
+            for number in range(count):
+                world = World(number % size, size, number, number // size, len(ports))
+                variables = worker_environment(world, count, ports[world.group], threads) | dict(environment or {})
+                workers.append(_start(argv, world, variables, _log_path(run_dir, stage, number)))
+            failed = _watch(workers, received, refresh, lambda: _explained(run_dir, stage, count))
+            running = any(worker.status() is None for worker in workers)
+            if running:
                 _ask_to_end(workers, FAILURE_GRACE_S if failed else STOP_GRACE_S, received, refresh)
         finally:
             for worker in workers:
@@ -118,14 +132,21 @@ def run_processes(
     if received:
         raise StoppedError(STOPPED_MESSAGE)
     if failed:
-        raise _explain(run_dir, stage, failed, count)
+        if running or len({worker.group for worker in workers if worker.number in failed}) == len(ports):
+            raise _explain(run_dir, stage, failed, count)
+        for number, status in failed.items():
+            logger.warning(
+                "process %d of stage %s was lost (%s); the others did its work", number, stage, _ending(status)
+            )
     return 0
 
 
-def worker_environment(rank: int, count: int, port: int, threads: int | None) -> dict[str, str]:
-    """Variables of a local worker: its place, its share of the cores, unbuffered output."""
+def worker_environment(world: World, count: int, port: int, threads: int | None) -> dict[str, str]:
+    """Variables of one of ``count`` local workers: its place, its share of the cores, unbuffered output."""
     share = threads or max(1, len(os.sched_getaffinity(0)) // count)
-    variables = rendezvous(rank, count, port, local_rank=rank) | {
+    variables = rendezvous(world.rank, world.size, port, local_rank=world.local_rank) | {
+        GROUP: str(world.group),
+        GROUPS: str(world.groups),
         "OMP_NUM_THREADS": str(share),
         "MKL_NUM_THREADS": str(share),
         "TOKENIZERS_PARALLELISM": "false",
@@ -141,24 +162,29 @@ def has_cuda_device() -> bool:
     return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
 
 
-def report_error(run_dir: Path | str, stage: str, rank: int, error: RefBertError) -> None:
+def report_error(run_dir: Path | str, stage: str, number: int, error: RefBertError) -> None:
     """Leave the sentence of an error for the parent; the worker then exits with ``error.exit_code``."""
-    write_json(_error_path(run_dir, stage, rank), {"exit_code": error.exit_code, "message": str(error)})
+    write_json(_error_path(run_dir, stage, number), {"exit_code": error.exit_code, "message": str(error)})
 
 
-def _log_path(run_dir: Path | str, stage: str, rank: int) -> Path:
-    return Path(run_dir) / "logs" / f"{stage}-rank{rank}.log"
+def _log_path(run_dir: Path | str, stage: str, number: int) -> Path:
+    return Path(run_dir) / "logs" / f"{stage}-rank{number}.log"
 
 
-def _error_path(run_dir: Path | str, stage: str, rank: int) -> Path:
-    return Path(run_dir) / "logs" / f"{stage}-rank{rank}.error.json"
+def _error_path(run_dir: Path | str, stage: str, number: int) -> Path:
+    return Path(run_dir) / "logs" / f"{stage}-rank{number}.error.json"
 
 
-def _start(argv: Sequence[str], rank: int, variables: Mapping[str, str], log: Path) -> _Worker:
+def _explained(run_dir: Path | str, stage: str, count: int) -> bool:
+    """Whether a worker has left the reason of its failure: then it would happen to the others as well."""
+    return any(_error_path(run_dir, stage, number).exists() for number in range(count))
+
+
+def _start(argv: Sequence[str], world: World, variables: Mapping[str, str], log: Path) -> _Worker:
     tied = [sys.executable, "-I", "-S", "-c", TIE_TO_PARENT, str(os.getpid()), *argv]
     with log.open("ab") as output:
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        output.write(f"=== {now} start of process {rank}: {shlex.join(argv)}\n".encode())
+        output.write(f"=== {now} start of process {world.number}: {shlex.join(argv)}\n".encode())
         output.flush()
         process = subprocess.Popen(
             tied,
@@ -169,7 +195,7 @@ def _start(argv: Sequence[str], rank: int, variables: Mapping[str, str], log: Pa
             # Its own session: Ctrl-C reaches only the parent, and a kill reaches what the worker itself has started.
             start_new_session=True,
         )
-    return _Worker(rank, process, log)
+    return _Worker(world.number, world.group, process, log)
 
 
 @contextlib.contextmanager
@@ -192,13 +218,22 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _watch(workers: Sequence[_Worker], received: Sequence[int], refresh: Callable[[], None]) -> dict[int, int]:
-    """Wait for the end of all, the failure of some, or a signal; gives rank -> status of those that failed."""
+def _watch(
+    workers: Sequence[_Worker], received: Sequence[int], refresh: Callable[[], None], explained: Callable[[], bool]
+) -> dict[int, int]:
+    """Wait for the end of all, a signal, or a failure that ends all; gives number -> status of those that failed."""
+    groups = {worker.group for worker in workers}
     while True:
-        statuses = {worker.rank: worker.status() for worker in workers}
-        failed = {rank: status for rank, status in statuses.items() if status}
-        if failed or received or all(status == 0 for status in statuses.values()):
+        statuses = {worker.number: worker.status() for worker in workers}
+        failed = {number: status for number, status in statuses.items() if status}
+        if received or all(status is not None for status in statuses.values()):
             return failed
+        if failed and (len(groups) == 1 or explained()):
+            return failed
+        lost = {worker.group for worker in workers if worker.number in failed}
+        for worker in workers:
+            if worker.group in lost and statuses[worker.number] is None:
+                worker.process.kill()  # It would wait for its lost mate in the next collective.
         refresh()
         time.sleep(POLL_INTERVAL_S)
 
@@ -236,8 +271,11 @@ def _explain(run_dir: Path | str, stage: str, failed: Mapping[int, int], count: 
     rank, status = min(crashed.items())
     log = _log_path(run_dir, stage, rank)
     logger.error("the end of %s:\n%s", log, _tail(log))
-    how = f"exit status {status}" if status > 0 else signal.Signals(-status).name
-    return RefusedError(f"stage {stage} failed in process {rank} ({how}); see {log}")
+    return RefusedError(f"stage {stage} failed in process {rank} ({_ending(status)}); see {log}")
+
+
+def _ending(status: int) -> str:
+    return f"exit status {status}" if status > 0 else signal.Signals(-status).name
 
 
 def _tail(log: Path) -> str:

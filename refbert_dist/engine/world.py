@@ -33,6 +33,11 @@ class World:
     groups: int = 1
 
     @property
+    def number(self) -> int:
+        """Number of this process among those of all groups."""
+        return self.group * self.size + self.rank
+
+    @property
     def is_main(self) -> bool:
         """True in the one process that writes logs, metrics and results."""
         return self.rank == 0 and self.group == 0

@@ -60,11 +60,8 @@ class ReferenceStates:
     def rows(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values ``[N, R, T]`` of pool rows, padded."""
         layers = sorted({self.key_layer, self.value_layer} - {0})
-        stored = self.states.layers(rows, layers) if layers else {}
-        found = {
-            layer: torch.from_numpy(pad_rows([row[: self.max_length] for row in of_layer])).to(self.device)
-            for layer, of_layer in stored.items()
-        }
+        stored = self.states.layers(rows, layers, self.max_length) if layers else {}
+        found = {layer: torch.from_numpy(pad_rows(of_layer)).to(self.device) for layer, of_layer in stored.items()}
         if 0 in (self.key_layer, self.value_layer):
             batch = to_device(token_batch(self.pool, rows, self.teacher.pad_token_id, self.max_length), self.device)
             found[0] = self.teacher.embed(batch["input_ids"], batch["token_type_ids"])

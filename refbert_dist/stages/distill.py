@@ -43,13 +43,14 @@ class Setting:
         self.device = device
         self.tokens = TokenSet.open(tokens_artifact(exp, scope_part(scope)))
         self.teacher: Teacher = load_teacher(exp, scope).to(device).eval().requires_grad_(False)
-        self.states: TeacherStates = open_states(exp, scope, self.teacher, device)
+        self.states: TeacherStates = open_states(exp, scope, "targets", self.teacher, device)
+        self._scope: Scope = scope
 
     def reference_states(self) -> ReferenceStates:
         """States of pool rows as references."""
         return ReferenceStates(
             self.tokens,
-            self.states,
+            open_states(self.exp, self._scope, "references", self.teacher, self.device),
             self.teacher,
             key_layer=self.exp.references.key_layer,
             value_layer=value_layer(self.exp),

@@ -56,14 +56,14 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     pipeline.run(exp, ["cache-general"])
     tokens = TokenSet.open(tokens_artifact(exp, "corpus"))
     teacher = load_teacher(exp, "general")
-    cached = open_states(exp, "general", teacher, CPU)
-    assert isinstance(cached, CachedStates) and len(cached.shards) > 3
+    cached = open_states(exp, "general", "targets", teacher, CPU)
+    assert isinstance(cached, CachedStates) and len(cached.plan.shards) > 3
     return Built(exp, tokens, cached, OnlineStates(teacher, tokens, CPU), teacher)
 
 
 def test_stored_states_are_those_of_a_plain_forward(built: Built) -> None:
     # First and last of a shard, and the shortest, which was padded in its batch.
-    border = int(built.cached.starts[1])
+    border = built.cached.plan.shards[1].start
     for sample in {0, border - 1, border, len(built.tokens) - 1, int(built.tokens.lengths.argmin())}:
         plain = built.plain(sample)
         found = built.cached.layers(np.array([sample]), (1, 2, 3, 4))
@@ -75,8 +75,9 @@ def test_stored_states_are_those_of_a_plain_forward(built: Built) -> None:
 
 def test_states_are_stored_without_padding_in_half_precision(built: Built) -> None:
     total = 0
-    for shard, start, stop in zip(built.cached.shards, built.cached.starts[:-1], built.cached.starts[1:], strict=True):
-        lengths = built.tokens.lengths[start:stop]
+    for plan in built.cached.plan.shards:
+        shard = map_tensors(built.cached.artifact.file(plan.name, "safetensors"))
+        lengths = built.tokens.lengths[plan.start : plan.stop]
         assert shard["offsets"].tolist() == np.cumsum([0, *lengths]).tolist()
         assert set(shard) == {"offsets", "h1", "h2", "h3", "h4"}
         for layer in (1, 2, 3, 4):
@@ -153,7 +154,7 @@ def test_a_layer_that_is_not_stored_is_named(built: Built) -> None:
 
 def test_the_settings_choose_cached_or_online_states(built: Built, tmp_path: Path) -> None:
     online = built.exp.model_copy(update={"distill": built.exp.distill.model_copy(update={"targets": "online"})})
-    assert isinstance(open_states(online, "general", built.teacher, CPU), OnlineStates)
+    assert isinstance(open_states(online, "general", "targets", built.teacher, CPU), OnlineStates)
     users = [path.read_text().strip() for path in (states_artifact(built.exp, "general").path / "refs").iterdir()]
     assert users == [str(built.exp.run.dir)]
 
@@ -170,7 +171,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def test_the_task_cache_holds_the_fine_tuned_teachers_states_and_logits(task: Experiment) -> None:
     tokens = TokenSet.open(tokens_artifact(task, "train"))
-    cached = open_states(task, "task", load_teacher(task, "task"), CPU)
+    cached = open_states(task, "task", "targets", load_teacher(task, "task"), CPU)
     samples = np.array([59, 3, 30, 3])
     logits = cached.logits(samples)
     assert logits.shape == (4, 2) and logits.dtype == np.float32
@@ -196,7 +197,7 @@ def test_task_logits_agree_with_the_online_teacher(task: Experiment) -> None:
     tokens = TokenSet.open(tokens_artifact(task, "train"))
     teacher = load_teacher(task, "task")
     samples = np.arange(len(tokens))[::-1].copy()
-    cached = open_states(task, "task", teacher, CPU).logits(samples)
+    cached = open_states(task, "task", "targets", teacher, CPU).logits(samples)
     online = OnlineStates(teacher, tokens, CPU).logits(samples)
     np.testing.assert_allclose(cached, online, rtol=1e-5, atol=1e-5)
     assert np.ptp(cached, axis=0).min() > 1e-4, "rows must differ, or their order was not compared"

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from refbert_dist.data.sampler import Sampler
+from refbert_dist.data.sampler import Sampler, shuffled
 
 LENGTHS = np.random.default_rng(0).integers(3, 50, size=53)
 
@@ -56,3 +56,33 @@ def test_a_batch_larger_than_the_data_is_the_data() -> None:
     order = sampler(batch_size=1000)
     assert order.steps_per_epoch == 1
     assert len(order.batch(0).samples) == 53
+
+
+@pytest.mark.parametrize(("samples", "window"), [(1000, 80), (1003, 80), (50, 7), (5, 1), (64, 64)])
+def test_a_windowed_shuffle_still_has_every_sample_once(samples: int, window: int) -> None:
+    order = shuffled(samples, window, np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(samples))
+    assert order.tolist() != list(range(samples))
+
+
+def test_a_windowed_shuffle_reads_from_few_places_at_a_time() -> None:
+    order = shuffled(8000, 800, np.random.default_rng(0))
+    whole = shuffled(8000, None, np.random.default_rng(0))
+
+    def places(found: np.ndarray) -> list[int]:
+        return [len(set((found[start : start + 800] // 100).tolist())) for start in range(0, 8000, 800)]
+
+    assert places(order) == [8] * 10
+    assert min(places(whole)) > 70
+    first = order[:800]
+    assert (np.diff(first) == 1).mean() < 0.05, "within the window the runs are mixed"
+
+
+def test_windowed_orders_differ_between_epochs_and_repeat_with_the_seed() -> None:
+    lengths = np.full(500, 9)
+    orders = [
+        np.concatenate([Sampler(lengths, 50, 8, seed, window=40).batch(step).samples for step in steps]).tolist()
+        for seed, steps in ((1, range(10)), (1, range(10)), (1, range(10, 20)), (2, range(10)))
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2] and orders[0] != orders[3]

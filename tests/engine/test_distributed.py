@@ -11,9 +11,9 @@ from torch import nn
 from refbert_dist.config import EngineConfig, OptimConfig
 from refbert_dist.engine.distributed import (
     device_of,
-    inference_engine,
     parameter_groups,
     process_group,
+    teacher_engine,
     training_engine,
 )
 from refbert_dist.engine.optimizer_state import gather_moments, restore_moments
@@ -144,4 +144,15 @@ def test_the_inference_engine_answers_as_the_module_in_evaluation_mode() -> None
     given = torch.randn(4, 5, device=device_of(World(0, 1, 0)))
     with torch.inference_mode():
         expected = module[0](given)
-        torch.testing.assert_close(inference_engine(module)(given), expected, rtol=0, atol=0)
+        engine = teacher_engine(module, "fp32", World(0, 1, 0))
+        torch.testing.assert_close(engine(given), expected, rtol=0, atol=0)
+
+
+def test_the_inference_engine_computes_in_half_precision_where_asked() -> None:
+    module = nn.Sequential(nn.Linear(5, 5)).to(device_of(World(0, 1, 0)))
+    given = torch.randn(4, 5, device=device_of(World(0, 1, 0)))
+    with torch.inference_mode():
+        expected = module(given)
+        found = teacher_engine(module, "bf16", World(0, 1, 0))(given.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)

@@ -15,6 +15,7 @@ import pytest
 
 from refbert_dist.engine import processes
 from refbert_dist.engine.processes import run_processes, worker_environment
+from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, StoppedError, UserError
 
 
@@ -69,8 +70,8 @@ def test_every_process_gets_its_place_its_threads_and_its_log(tmp_path):
 
 def test_threads_share_the_cores_evenly_and_are_never_zero():
     cores = len(os.sched_getaffinity(0))
-    assert worker_environment(0, 1, 20000, None)["OMP_NUM_THREADS"] == str(cores)
-    assert worker_environment(0, 10 * cores, 20000, None)["OMP_NUM_THREADS"] == "1"
+    assert worker_environment(World(0, 1, 0), 1, 20000, None)["OMP_NUM_THREADS"] == str(cores)
+    assert worker_environment(World(0, 10 * cores, 0), 10 * cores, 20000, None)["OMP_NUM_THREADS"] == "1"
 
 
 def test_a_second_start_appends_to_the_log(tmp_path):
@@ -306,3 +307,64 @@ def test_processes_can_be_run_from_a_thread(tmp_path):
     thread.start()
     thread.join()
     assert result == [0]
+
+
+# -- independent groups ----------------------------------------------------------------------------------------------
+
+
+def test_groups_are_worlds_of_their_own(tmp_path):
+    code = "import json, os; print(json.dumps(dict(os.environ)))"
+    run(tmp_path, code, count=4, group_size=2)
+    logs = [tmp_path / "logs" / f"work-rank{number}.log" for number in range(4)]
+    found = [json.loads(log.read_text().splitlines()[-1]) for log in logs]
+    assert [variables["RANK"] for variables in found] == ["0", "1", "0", "1"]
+    assert [variables["REFBERT_GROUP"] for variables in found] == ["0", "0", "1", "1"]
+    assert (
+        {variables["WORLD_SIZE"] for variables in found}
+        == {variables["REFBERT_GROUPS"] for variables in found}
+        == {"2"}
+    )
+    assert [variables["LOCAL_RANK"] for variables in found] == ["0", "1", "2", "3"]
+    ports = [variables["MASTER_PORT"] for variables in found]
+    assert ports[0] == ports[1] != ports[2] == ports[3]
+
+
+def test_a_lost_group_takes_its_mates_with_it_but_not_the_others(tmp_path, caplog):
+    """Process 1 dies; its mate 0 would wait for it for ever; group 1 finishes the work."""
+    code = """
+import os, pathlib, signal, time
+out, number = pathlib.Path(os.environ["OUT"]), int(os.environ["REFBERT_GROUP"]) * 2 + int(os.environ["RANK"])
+if number == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+if number == 0:
+    time.sleep(600)
+time.sleep(0.5)
+(out / f"{number}.done").touch()
+"""
+    assert run(tmp_path, code, count=4, group_size=2) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.done")) == ["2.done", "3.done"]
+    assert "process 1 of stage work was lost (SIGKILL); the others did its work" in caplog.text
+
+
+def test_the_loss_of_all_groups_is_a_failure(tmp_path):
+    with pytest.raises(RefusedError, match=r"stage work failed in process \d \(SIGKILL\)"):
+        run(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", count=2, group_size=1)
+
+
+def test_a_failure_that_a_group_explains_ends_all(tmp_path):
+    code = """
+import os, sys, time
+from refbert_dist.engine.processes import report_error
+from refbert_dist.errors import UserError
+if os.environ["REFBERT_GROUP"] == "0":
+    time.sleep(600)
+report_error(os.environ["OUT"], "work", 1, UserError("the disk is full"))
+sys.exit(2)
+"""
+    with pytest.raises(UserError, match="the disk is full"):
+        run(tmp_path, code, count=2, group_size=1)
+
+
+def test_groups_must_divide_the_processes(tmp_path):
+    with pytest.raises(UserError, match=r"launch\.processes is 3.*cache\.group_processes.*set launch\.processes=2"):
+        run(tmp_path, "", count=3, group_size=2)

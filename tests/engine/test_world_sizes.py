@@ -20,7 +20,7 @@ from refbert_dist import pipeline
 from refbert_dist.cache.models import general_student
 from refbert_dist.config import Experiment, load_experiment, to_yaml
 from refbert_dist.engine.processes import run_processes, worker_environment
-from refbert_dist.engine.world import free_port
+from refbert_dist.engine.world import World, free_port
 from refbert_dist.errors import RefusedError
 from refbert_dist.tracking.metrics import read_metrics
 
@@ -119,7 +119,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
 ) -> None:
     run_dir = root / "killed"
     prepared(root, run_dir, "engine.checkpoint_steps=7")
-    environment = {**os.environ, **worker_environment(0, 1, free_port(), threads=1)}
+    environment = {**os.environ, **worker_environment(World(0, 1, 0), 1, free_port(), threads=1)}
     command = [sys.executable, str(WORKER), str(run_dir)]
     checkpoints = run_dir / "checkpoints" / JOB
     for step in (7, 21):  # killed twice, at two places
@@ -155,7 +155,7 @@ def test_it_continues_with_other_processes_and_another_zero_stage(
 def test_sigterm_saves_and_asks_to_be_run_again(root: Path) -> None:
     run_dir = root / "stopped"
     prepared(root, run_dir, "distill.general.steps=100000")
-    environment = {**os.environ, **worker_environment(0, 1, free_port(), threads=1)}
+    environment = {**os.environ, **worker_environment(World(0, 1, 0), 1, free_port(), threads=1)}
     command = [sys.executable, "-m", "refbert_dist.worker", "distill-general", str(run_dir)]
     with (run_dir / "out.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -1,0 +1,1 @@
+"""The codecs themselves; :mod:`refbert_dist.cache.codec` is their surface."""
