@@ -24,8 +24,9 @@ from transformers import AutoModel
 from refbert_dist.artifacts import Artifact
 from refbert_dist.cache.codec import is_trained
 from refbert_dist.cache.contract import cache_plan, stored_layers
+from refbert_dist.cache.forward import TeacherForward, load_teacher
 from refbert_dist.cache.plan import CachePlan, ShardPlan
-from refbert_dist.cache.writer import ShardWriter, TeacherForward, load_teacher, open_codecs
+from refbert_dist.cache.shard_writer import ShardWriter, open_codecs
 from refbert_dist.config import load_experiment
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.engine.distributed import device_of, process_group

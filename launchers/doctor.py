@@ -20,7 +20,6 @@ PACKAGES = {
     "deepspeed": "teacher caching and distillation",
     "transformers": "teacher and student",
     "datasets": "corpora and tables",
-    "bm25s": "reference lookup",
     "mlflow": "tracking; or set tracking.mlflow=false",
 }
 

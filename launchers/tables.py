@@ -1,7 +1,8 @@
-"""Tables for people, made from ``results.json`` alone."""
+"""Tables for people, made from ``results.json`` and manifests alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,50 @@ def show_results(exp: Experiment, console: Console) -> None:
     console.print(table)
     if len(exp.trained_systems()) > 1:
         console.print("TinyBERT is the same student without references: same steps, batches, rates and start.")
+
+
+def show_neighbours(manifests: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """How informative references are, and what the guards refused: one row for each manifest of neighbours.
+
+    Train and held-out (dev) rows should look the same; where the nearest is like a random pair, there is nothing in it.
+    """
+    found = list(manifests)
+    agreements = [manifest["label_agreement"] for manifest in found if manifest["label_agreement"]]
+    title = "nearest allowed reference: words in common (Jaccard)"
+    if agreements:
+        title += f", {agreements[0]['measure']}; each beside random pairs"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("retriever", "part"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("samples", "all k %", "words", "random", *(("label", "random") if agreements else ())):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for manifest in found:
+        row = [f"{manifest[name]:.3f}" for name in ("mean_first_overlap", "mean_random_overlap")]
+        if agreements:
+            agreement = manifest["label_agreement"] or {}
+            row += ["-" if (value := agreement.get(name)) is None else f"{value:.3f}" for name in ("nearest", "random")]
+        table.add_row(
+            _retriever(manifest["recipe"]),
+            manifest["part"],
+            f"{manifest['samples']:,}",
+            f"{100 * manifest['share_with_all']:.1f}",
+            *row,
+        )
+    console.print(table)
+    for manifest in found:
+        refused = ", ".join(f"{name} {count:,}" for name, count in manifest["refused"].items() if count) or "nothing"
+        console.print(
+            f"{_retriever(manifest['recipe'])} {manifest['part']}: k={manifest['count']}, "
+            f"{100 * manifest['share_with_any']:.1f} % have a reference, refused {refused}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _retriever(recipe: Mapping[str, Any]) -> str:
+    if recipe["retriever"] != "dense":
+        return str(recipe["retriever"])
+    return f"dense({recipe['layer']})" + ("" if recipe["index"] == "flat" else f" {recipe['index']}")
 
 
 def show_paths(exp: Experiment, console: Console) -> None:

@@ -20,7 +20,7 @@ from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefBertError, StoppedError, UserError, did_you_mean
-from refbert_dist.references.neighbours import neighbours_artifact
+from refbert_dist.references.neighbours import check_exportable, neighbours_artifact
 from refbert_dist.rundir import open_run, record_stage
 from refbert_dist.tracking.mlflow_sync import MlflowSync
 
@@ -179,9 +179,11 @@ def in_this_process(stage: Stage, exp: Experiment) -> None:
     stage.run(exp)
 
 
-def check(exp: Experiment) -> None:
-    """Everything that can be known to be wrong before work starts."""
+def check(exp: Experiment, targets: Iterable[str] = ()) -> None:
+    """Everything that can be known to be wrong before work on ``targets`` starts."""
     preflight.check(exp)
+    if "export" in targets:
+        check_exportable(exp)
     for part in parts(exp):
         if tokens_artifact(exp, part).complete:
             check_sources(exp, part)
@@ -195,7 +197,7 @@ def run(
     announce: Callable[[Stage, int, int], None] = lambda stage, number, count: None,
 ) -> list[str]:
     """Run what is missing for ``targets``; returns the names of the stages that ran."""
-    check(exp)
+    check(exp, targets)
     with open_run(exp):
         stages = missing_stages(exp, targets)
         if not stages:

@@ -31,7 +31,7 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = RefBertForSequenceClassification.from_pretrained(folder).to(self.device).eval()
         self.tokenizer = load_tokenizer(str(folder))
-        self.bank = ReferenceBank.open(folder / "bank") if self.model.config.reference_count else None
+        self.bank = ReferenceBank.open(folder / "bank", self.tokenizer) if self.model.config.reference_count else None
 
     def __call__(self, texts: Sequence[TextPair]) -> list[dict[str, Any]]:
         """One result for each text or pair: ``label`` and ``probabilities``, or ``score``; and its ``references``."""

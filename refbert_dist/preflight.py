@@ -12,6 +12,7 @@ from refbert_dist.data.tasks import check_task
 from refbert_dist.errors import UserError
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import check_teacher_folder, teacher_info
+from refbert_dist.references.neighbours import check_retriever
 from refbert_dist.tracking.mlflow_sync import check_mlflow_uri
 
 
@@ -33,6 +34,12 @@ def check(exp: Experiment) -> None:
             raise UserError(
                 f"references.{name} is {layer} but the teacher has {teacher.layers} layers; use 0 to {teacher.layers}"
             )
+    if exp.references.retriever == "dense" and exp.references.dense_layer > teacher.layers:
+        raise UserError(
+            f"references.dense_layer is {exp.references.dense_layer} but the teacher has {teacher.layers} layers; use 0 "
+            f"to {teacher.layers}"
+        )
+    check_retriever(exp)
     stored_layers(exp)
     if is_cached(exp):
         check_codec(exp.cache.codec, teacher.hidden)

@@ -37,7 +37,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def lively_teacher(folder: Path, model_type: str, width: int = 32) -> Path:
-    """4 layers x ``width``, 4 heads, of type bert, roberta or mpnet, with weights so large that attention is far from even."""
+    """4 layers x ``width``, 4 heads, of type bert, roberta or mpnet; weights so large that attention is not even."""
     bert = model_type == "bert"
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(MINILM)) if bert else byte_tokenizer()
     fields: dict[str, object] = {} if bert else {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}

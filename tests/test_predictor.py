@@ -15,6 +15,8 @@ from refbert_dist.errors import UserError
 from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
 from refbert_dist.predictor import Predictor, TextPair, parse_lines
 from refbert_dist.references.bank import ReferenceBank
+from refbert_dist.references.bm25 import Bm25
+from refbert_dist.references.search import joined
 
 WIDTH = 24
 MAX_LENGTH = 40
@@ -66,7 +68,7 @@ def exported(folder: Path, pool: list[TextPair], **fields: object) -> Path:
             np.arange(len(pool)),
             *states,
             count=model.config.reference_count,
-            stop_words="english",
+            retriever=Bm25.build([joined(text) for text in pool], "english"),
             left_out=[3],
         )
     return folder

@@ -50,8 +50,8 @@ class _Format:
     """What the width must be a multiple of."""
 
 
-def pq_values_per_byte(width: int) -> int:
-    """Values of a state of ``width`` that one byte of the ``pq`` codec stands for."""
+def _pq_run(width: int) -> int:
+    """Neighbouring values that one byte stands for."""
     return 4 if width <= PQ_NARROW else 8
 
 
@@ -59,7 +59,7 @@ _FORMATS = {
     "fp16": _Format(1, lambda width: 2 * width, lambda _: 1),
     "int8": _Format(1, lambda width: width + 4, lambda _: 1),
     "int4": _Format(1, lambda width: width // 2 + 2 * width // INT4_GROUP, lambda _: INT4_GROUP),
-    "pq": _Format(1, lambda width: PQ_STAGES + width // pq_values_per_byte(width), pq_values_per_byte),
+    "pq": _Format(1, lambda width: PQ_STAGES + width // _pq_run(width), _pq_run),
 }
 
 
@@ -75,12 +75,7 @@ def bytes_per_token(name: str, width: int) -> float:
 
 def check_codec(name: str, width: int) -> None:
     """Raise UserError when the codec cannot hold states of ``width``, or needs faiss and it is not installed."""
-    multiple = _format(name).multiple(width)
-    if width % multiple:
-        raise UserError(
-            f"cache.codec is '{name}', which needs a teacher width that is a multiple of {multiple}, but the teacher's "
-            f"is {width}; use cache.codec=int8"
-        )
+    _check_width(name, width)
     if is_trained(name):
         require_faiss(name)
 
@@ -97,12 +92,12 @@ def train_codebook(name: str, sample: np.ndarray, seed: int) -> dict[str, np.nda
         raise ValueError(f"codec '{name}' has no codebook")
     from refbert_dist.cache.codecs.product import train
 
-    return train(sample, pq_values_per_byte(sample.shape[1]), seed)
+    return train(sample, PQ_STAGES, _pq_run(sample.shape[1]), seed)
 
 
 def open_codec(name: str, width: int, codebook: Mapping[str, np.ndarray] | None = None) -> Codec:
-    """A codec for states of ``width``; ``codebook`` is the layer's own, for a trained codec."""
-    check_codec(name, width)
+    """A codec for states of ``width``, with the layer's own ``codebook`` if it is trained; decoding needs no faiss."""
+    _check_width(name, width)
     from refbert_dist.cache.codecs import product, scalar
 
     if name == "fp16":
@@ -113,7 +108,19 @@ def open_codec(name: str, width: int, codebook: Mapping[str, np.ndarray] | None 
         return scalar.Int4(INT4_GROUP)
     if codebook is None:
         raise ValueError(f"codec '{name}' needs a codebook")
-    return product.Product(codebook)
+    codec = product.Product(codebook)
+    if codec.width != width:
+        raise ValueError(f"a codebook for width {codec.width} cannot hold states of width {width}")
+    return codec
+
+
+def _check_width(name: str, width: int) -> None:
+    multiple = _format(name).multiple(width)
+    if width % multiple:
+        raise UserError(
+            f"cache.codec is '{name}', which needs a teacher width that is a multiple of {multiple}, but the teacher's "
+            f"is {width}; use cache.codec=int8"
+        )
 
 
 def _format(name: str) -> _Format:

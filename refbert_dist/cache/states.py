@@ -25,8 +25,9 @@ from refbert_dist.cache.contract import (
     states_artifact,
     stored_layers,
 )
+from refbert_dist.cache.forward import LOGITS
 from refbert_dist.cache.plan import CachePlan
-from refbert_dist.cache.writer import LOGITS, open_codecs
+from refbert_dist.cache.shard_writer import open_codecs
 from refbert_dist.config import Experiment
 from refbert_dist.data.batching import to_device, token_batch
 from refbert_dist.data.tokens import TokenSet, tokens_artifact

@@ -1,23 +1,15 @@
-"""Run the teacher once over every stored sample and commit its states, shard by shard.
-
-The teacher computes in this thread; encoding, writing and committing happen in another, so the device need not wait
-for the disk. What lies between the two is bounded.
-"""
+"""Run the teacher once over every stored sample and commit its states, shard by shard."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 
-from refbert_dist.artifacts import Artifact, WorkList, hash_strings, map_tensors, require_free_space, save_tensors
-from refbert_dist.cache.codec import Codec, bytes_per_token, is_trained, open_codec, train_codebook
+from refbert_dist.artifacts import Artifact, WorkList, hash_strings, require_free_space, save_tensors
+from refbert_dist.cache.codec import bytes_per_token, is_trained, train_codebook
 from refbert_dist.cache.contract import (
     RECIPE,
     Scope,
@@ -28,31 +20,16 @@ from refbert_dist.cache.contract import (
     states_artifact,
     stored_layers,
     stores_logits,
-    teacher_spec,
 )
+from refbert_dist.cache.forward import TeacherForward, kept, load_teacher
 from refbert_dist.cache.plan import CODEBOOK, CachePlan, ShardPlan, batches_by_length
+from refbert_dist.cache.shard_writer import ShardWriter, open_codecs
 from refbert_dist.config import Experiment
-from refbert_dist.data.batching import to_device, token_batch
-from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
-from refbert_dist.engine.distributed import device_of, of_first, sharded_loading, teacher_engine
+from refbert_dist.engine.distributed import of_first, sharded_loading
 from refbert_dist.engine.world import World
 from refbert_dist.models.locate import teacher_info
-from refbert_dist.models.teacher import Teacher
 from refbert_dist.tracking.progress import Progress
-
-PENDING_BATCHES = 4
-"""Batches of states that wait for the background thread at most."""
-
-LOGITS = "logits"
-
-
-def load_teacher(exp: Experiment, scope: Scope) -> Teacher:
-    """The scope's teacher; for a task with its fine-tuned head."""
-    if scope == "general":
-        return Teacher.load(exp.teacher.model)
-    assert exp.task is not None
-    return Teacher.load(teacher_spec(exp, scope), num_labels=task_spec(exp.task.name).num_labels)
 
 
 def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
@@ -180,36 +157,6 @@ def _write_round(
         writer.commit(shard)
 
 
-class TeacherForward:
-    """The wrapped teacher on stored rows: name of a state -> ``[B, S, T]`` (logits ``[B, C]``) on the device."""
-
-    def __init__(
-        self,
-        teacher: Teacher,
-        tokens: TokenSet,
-        plan: CachePlan,
-        layers: tuple[int, ...],
-        with_logits: bool,
-        exp: Experiment,
-        world: World,
-    ) -> None:
-        self.tokens = tokens
-        self.plan = plan
-        self.layers = layers
-        self.with_logits = with_logits
-        self.device = device_of(world)
-        self.pad_id = teacher.pad_token_id
-        self.engine = teacher_engine(teacher, exp.cache.precision, world)
-
-    @torch.inference_mode()
-    def __call__(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """States of rows (places in ``plan.rows``), padded."""
-        batch = to_device(token_batch(self.tokens, self.plan.rows[rows], self.pad_id), self.device)
-        outputs = self.engine(**batch, layers=self.layers, with_logits=self.with_logits)
-        names = [*(f"h{layer}" for layer in self.layers), *([LOGITS] if self.with_logits else [])]
-        return dict(zip(names, outputs, strict=True))
-
-
 def _train_codecs(exp: Experiment, forward: TeacherForward, artifact: Artifact, meta: Mapping[str, Any]) -> None:
     """Learn a codebook for each layer from evenly spread samples, and commit them as a shard of their own."""
     samples: dict[int, list[np.ndarray]] = {layer: [] for layer in forward.layers}
@@ -217,107 +164,10 @@ def _train_codecs(exp: Experiment, forward: TeacherForward, artifact: Artifact, 
         states = forward(rows)
         for layer, found in samples.items():
             state = states[f"h{layer}"]
-            found.append(state[_kept(forward.plan, rows, state)].float().cpu().numpy())
+            found.append(state[kept(forward.plan, rows, state)].float().cpu().numpy())
     arrays = {
         f"h{layer}.{name}": array
         for layer, found in samples.items()
         for name, array in train_codebook(exp.cache.codec, np.concatenate(found), exp.seed).items()
     }
     artifact.commit(CODEBOOK, {"safetensors": save_tensors(arrays)}, meta)
-
-
-def open_codecs(artifact: Artifact, codec: str, layers: tuple[int, ...], width: int) -> dict[str, Codec]:
-    """For each stored state the codec that wrote it."""
-    books: dict[str, dict[str, np.ndarray]] = {f"h{layer}": {} for layer in layers}
-    if is_trained(codec):
-        for name, array in map_tensors(artifact.file(CODEBOOK, "safetensors")).items():
-            state, _, part = name.partition(".")
-            books.setdefault(state, {})[part] = array
-    return {state: open_codec(codec, width, book or None) for state, book in books.items()}
-
-
-def _kept(plan: CachePlan, rows: np.ndarray, state: torch.Tensor) -> torch.Tensor:
-    """Which positions of a padded batch are stored, bool ``[B, S]``."""
-    lengths = torch.from_numpy(plan.stored[rows].astype(np.int64))
-    return (torch.arange(state.shape[1])[None, :] < lengths[:, None]).to(state.device)
-
-
-@dataclass
-class OpenShard:
-    """Arrays of a shard that is being filled."""
-
-    plan: ShardPlan
-    offsets: np.ndarray
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-class ShardWriter:
-    """Encodes and commits in the background. A failure there is raised by the next call."""
-
-    def __init__(
-        self, artifact: Artifact, plan: CachePlan, codecs: Mapping[str, Codec], meta: Mapping[str, Any]
-    ) -> None:
-        self.artifact = artifact
-        self.plan = plan
-        self.codecs = codecs
-        self.meta = meta
-        self._background = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
-        self._pending: deque[Future[None]] = deque()
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._background.shutdown(cancel_futures=True)
-
-    def open(self, shard: ShardPlan) -> OpenShard:
-        """Begin a shard."""
-        lengths = self.plan.stored[shard.start : shard.stop]
-        return OpenShard(shard, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-
-    def add(self, shard: OpenShard, rows: np.ndarray, states: Mapping[str, torch.Tensor]) -> None:
-        """Put the states of a batch in their places; returns at once unless too much is waiting."""
-        self._submit(self._encode, shard, rows, states)
-
-    def commit(self, shard: OpenShard) -> None:
-        """Write and commit a shard after all that was added to it."""
-        self._submit(self._commit, shard)
-
-    def drain(self) -> None:
-        """Wait until everything is committed."""
-        while self._pending:
-            self._pending.popleft().result()
-
-    def _submit(self, work: Any, *arguments: Any) -> None:
-        while len(self._pending) >= PENDING_BATCHES or (self._pending and self._pending[0].done()):
-            self._pending.popleft().result()
-        self._pending.append(self._background.submit(work, *arguments))
-
-    @torch.inference_mode()
-    def _encode(self, shard: OpenShard, rows: np.ndarray, states: Mapping[str, torch.Tensor]) -> None:
-        first = rows - shard.plan.start
-        starts = shard.offsets[first]
-        places = np.concatenate(
-            [np.arange(start, stop) for start, stop in zip(starts, shard.offsets[first + 1], strict=True)]
-        )
-        for name, state in states.items():
-            if name == LOGITS:
-                self._put(shard, name, first, state.float().cpu().numpy(), len(shard.offsets) - 1)
-                continue
-            for part, array in self.codecs[name].encode(state[_kept(self.plan, rows, state)]).items():
-                self._put(shard, f"{name}.{part}" if part else name, places, array, int(shard.offsets[-1]))
-
-    @staticmethod
-    def _put(shard: OpenShard, name: str, places: np.ndarray, array: np.ndarray, length: int) -> None:
-        if name not in shard.arrays:
-            shard.arrays[name] = np.empty((length, *array.shape[1:]), array.dtype)
-        shard.arrays[name][places] = array
-
-    def _commit(self, shard: OpenShard) -> None:
-        self.artifact.commit(
-            shard.plan.name,
-            {"safetensors": save_tensors({"offsets": shard.offsets, **shard.arrays})},
-            {"samples": shard.plan.stop - shard.plan.start, "tokens": int(shard.offsets[-1]), **self.meta},
-        )

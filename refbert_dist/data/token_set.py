@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from pathlib import Path
 
 import numpy as np
 
 from refbert_dist.artifacts import Artifact, map_tensors
 from refbert_dist.data.tables import read_table
 from refbert_dist.errors import RefusedError
+
+Text = tuple[str, str | None]
+"""One text, or the two sentences of a pair."""
 
 
 class TokenSet:
@@ -18,6 +22,8 @@ class TokenSet:
         self.artifact = artifact
         self.fingerprint: str = artifact.manifest()["fingerprint"]
         self._shards = shards
+        self._text_files: list[Path] | None = None
+        self._read: tuple[int, list[Text]] | None = None
         counts = [len(shard["documents"]) for shard in shards]
         self._first = np.cumsum([0, *counts]).tolist()
         self.lengths: np.ndarray = np.concatenate([np.diff(shard["offsets"]) for shard in shards]).astype(np.int32)
@@ -47,13 +53,27 @@ class TokenSet:
         """Token types of a sample, uint8 ``[L]``."""
         return self._slice("token_type_ids", sample)
 
-    def texts(self) -> list[tuple[str, str | None]]:
-        """Text of every sample: a piece of its document, or the one or two whole sentences of a task row."""
-        texts: list[tuple[str, str | None]] = []
-        for path in self.artifact.files("parquet"):
-            table = read_table(path)
-            texts.extend(zip(table["text_a"], table["text_b"], strict=True))
+    def texts(self, start: int = 0, stop: int | None = None) -> list[Text]:
+        """Text of samples ``start`` to ``stop`` (exclusive): a piece of a document, or the sentences of a task row.
+
+        Shards are read one at a time, and the last one is kept for the next call.
+        """
+        stop = len(self) if stop is None else stop
+        texts: list[Text] = []
+        while start < stop:
+            shard = bisect_right(self._first, start) - 1
+            first, end = self._first[shard], min(stop, self._first[shard + 1])
+            texts += self._shard_texts(shard)[start - first : end - first]
+            start = end
         return texts
+
+    def _shard_texts(self, shard: int) -> list[Text]:
+        if self._text_files is None:
+            self._text_files = self.artifact.files("parquet")
+        if self._read is None or self._read[0] != shard:
+            table = read_table(self._text_files[shard])
+            self._read = shard, list(zip(table["text_a"], table["text_b"], strict=True))
+        return self._read[1]
 
     def _slice(self, name: str, sample: int) -> np.ndarray:
         if not 0 <= sample < len(self):

@@ -3,16 +3,17 @@
 Layout of the folder::
 
     bank.json            format version, counts, and size and hash of every other file; written last
-    bm25/                the index
+    index/               the retriever's own files
     texts.parquet        text_a, text_b, document
     states.safetensors   keys, values float16 [T, H], offsets int64 [N + 1]; not padded
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,13 +21,18 @@ from refbert_dist.artifacts import hash_file, map_tensors, read_json, save_tenso
 from refbert_dist.artifacts.disk import explain_disk_errors
 from refbert_dist.data.tables import read_table, save_table
 from refbert_dist.errors import RefusedError, UserError
+from refbert_dist.references.dense import Dense
 from refbert_dist.references.guards import TextPair
-from refbert_dist.references.retriever import Retriever, StopWords
-from refbert_dist.references.search import GuardedSearch, joined
+from refbert_dist.references.retriever import Retriever
+from refbert_dist.references.retrievers import encode_texts, load_retriever
+from refbert_dist.references.search import GuardedSearch, Queries
 
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FORMAT_VERSION = 2
 DESCRIPTION = "bank.json"
-INDEX = "bm25"
+INDEX = "index"
 TEXTS = "texts.parquet"
 STATES = "states.safetensors"
 
@@ -34,8 +40,15 @@ STATES = "states.safetensors"
 class ReferenceBank:
     """A pool of known texts that can be searched and read; numbered as the rows it was written from."""
 
-    def __init__(self, search: GuardedSearch, states: dict[str, np.ndarray], description: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        search: GuardedSearch,
+        encode: Callable[[Sequence[TextPair]], Sequence[Any]],
+        states: dict[str, np.ndarray],
+        description: dict[str, Any],
+    ) -> None:
         self._search = search
+        self._encode = encode
         self._keys, self._values = states["keys"], states["values"]
         self._offsets = states["offsets"]
         self.count: int = description["count"]
@@ -53,7 +66,7 @@ class ReferenceBank:
         values: Iterable[np.ndarray],
         *,
         count: int,
-        stop_words: StopWords,
+        retriever: Retriever,
         left_out: Iterable[int],
     ) -> None:
         """Write a bank of N rows.
@@ -65,12 +78,14 @@ class ReferenceBank:
             keys: of every row, ``[L, H]`` in the first layer's key space.
             values: of every row, ``[L, H]`` in the first layer's value space.
             count: references that the model reads for each input.
-            stop_words: as in training.
+            retriever: as in training, over these rows; a dense one must be by teacher layer 0.
             left_out: rows that no input may read; those of the training neighbours (``NeighbourTable.left_out``).
 
         Raises:
             RefusedError: a state does not fit float16.
         """
+        if isinstance(retriever, Dense) and retriever.tokens is None:
+            raise ValueError("a bank has no teacher to run texts through; see references.neighbours.check_exportable")
         folder = Path(folder)
         with explain_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -88,12 +103,12 @@ class ReferenceBank:
                 "document": documents.tolist(),
             }
             save_table(columns, {"text_a": "string", "text_b": "string", "document": "int64"})(folder / TEXTS)
-            Retriever.build([joined(text) for text in texts], stop_words).save(folder / INDEX)
+            retriever.save(folder / INDEX)
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             description = {
                 "format_version": FORMAT_VERSION,
                 "count": count,
-                "stop_words": stop_words,
+                "retriever": retriever.kind,
                 "rows": len(texts),
                 "max_length": int(np.diff(offsets).max()),
                 "left_out": sorted(left_out),
@@ -105,8 +120,10 @@ class ReferenceBank:
             write_json(folder / DESCRIPTION, description)
 
     @classmethod
-    def open(cls, folder: str | Path) -> ReferenceBank:
+    def open(cls, folder: str | Path, tokenizer: PreTrainedTokenizerFast | None = None) -> ReferenceBank:
         """Map a bank; every file is checked against its hash first.
+
+        ``tokenizer`` is the model's own, with its ``model_max_length``: dense lookup goes by tokens.
 
         Raises:
             UserError: there is no bank, or a newer program wrote it.
@@ -125,8 +142,10 @@ class ReferenceBank:
         table = read_table(folder / TEXTS)
         texts: list[TextPair] = list(zip(table["text_a"], table["text_b"], strict=True))
         documents = np.array(table["document"], np.int64)
-        search = GuardedSearch(texts, documents, Retriever.load(folder / INDEX), description["left_out"])
-        return cls(search, map_tensors(folder / STATES), description)
+        retriever = load_retriever(description["retriever"], folder / INDEX)
+        search = GuardedSearch(texts, documents, retriever, description["left_out"])
+        encode = partial(encode_texts, retriever, tokenizer)
+        return cls(search, encode, map_tensors(folder / STATES), description)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -136,7 +155,7 @@ class ReferenceBank:
 
         Found and guarded as the neighbours of held-out rows were in training: a text never reads itself.
         """
-        return self._search.outside(texts, self.count).ids
+        return self._search.find(Queries.of_strangers(texts, self._encode(texts)), self.count).ids
 
     def gather(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Projected states of rows ``ids [n, k]``.

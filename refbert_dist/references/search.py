@@ -5,18 +5,42 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from refbert_dist.references.guards import TextPair, refusal
-from refbert_dist.references.retriever import RandomDraw, Retriever
+from refbert_dist.references.retriever import MAX_CANDIDATES, Retriever
 
-MARGIN = 8
-"""Candidates beyond k that are asked for at first."""
-WIDENING = 4
+MARGIN = 24
+"""Candidates beyond k that are asked for at first. A lookup costs about the same for few and for many."""
+WIDENING = 6
 """Factor by which more candidates are asked for where guards left too few."""
-MAX_CANDIDATES = 1000
-"""A query that finds fewer than k allowed rows among this many goes without the rest."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Texts to look up, and what is known about them."""
+
+    texts: Sequence[TextPair]
+    encoded: Sequence[Any]
+    """What the retriever makes of each."""
+    rows: np.ndarray
+    """The pool's row that each one is, int64 ``[n]``; -1 where it is none."""
+    documents: np.ndarray
+    """Document or group by the pool's numbers, int64 ``[n]``; -1 where it is not known, or none of the pool's."""
+
+    @classmethod
+    def of_strangers(cls, texts: Sequence[TextPair], encoded: Sequence[Any]) -> Queries:
+        """Texts of which nothing else is known, as of every input of a shipped model."""
+        unknown = np.full(len(texts), -1, np.int64)
+        return cls(texts, encoded, unknown, unknown)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, part: slice) -> Queries:
+        return Queries(self.texts[part], self.encoded[part], self.rows[part], self.documents[part])
 
 
 @dataclass(frozen=True)
@@ -29,6 +53,14 @@ class Found:
     """float32 ``[n, k]``."""
     refused: Counter[str]
     """How many candidates each guard refused before k rows were found."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Found]) -> Found:
+        """Results of consecutive queries as one."""
+        refused: Counter[str] = sum((part.refused for part in parts), Counter())
+        return cls(
+            np.concatenate([part.ids for part in parts]), np.concatenate([part.scores for part in parts]), refused
+        )
 
 
 def joined(text: TextPair) -> str:
@@ -43,62 +75,56 @@ class GuardedSearch:
         self,
         pool: Sequence[TextPair],
         documents: np.ndarray,
-        retriever: Retriever | RandomDraw,
+        retriever: Retriever,
         left_out: Iterable[int] = (),
     ) -> None:
         """``documents`` int64 ``[N]`` of the pool's rows; ``left_out`` are rows that no query may read."""
         self._pool = pool
-        self._documents = documents
+        self._documents = documents.tolist()
         self._retriever = retriever
         self._left_out = frozenset(left_out)
 
-    def inside(self, rows: Sequence[int], k: int) -> Found:
-        """References of rows of the pool itself."""
-        return self._find([self._pool[row] for row in rows], rows, k, inside=True)
-
-    def outside(self, queries: Sequence[TextPair], k: int, first_number: int = 0) -> Found:
-        """References of new texts; random draws depend on ``first_number``, the first one's number in its set."""
-        return self._find(queries, range(first_number, first_number + len(queries)), k, inside=False)
-
-    def _find(self, queries: Sequence[TextPair], numbers: Sequence[int], k: int, inside: bool) -> Found:
+    def find(self, queries: Queries, k: int) -> Found:
+        """The ``k`` nearest allowed rows of each query; only those that guards leave with fewer are looked up again."""
         found = Found(np.full((len(queries), k), -1, np.int64), np.zeros((len(queries), k), np.float32), Counter())
-        filled = [0] * len(queries)
         limit = min(len(self._pool), max(MAX_CANDIDATES, k))
-        # A random order of another length is another order, so it is drawn whole at once.
-        width = limit if isinstance(self._retriever, RandomDraw) else min(k + MARGIN, limit)
-        seen = 0
+        width = min(k + MARGIN, limit)
         pending = list(range(len(queries)))
         while pending:
-            ids, scores = self._candidates(queries, numbers, pending, width)
-            for place, query in enumerate(pending):
-                number = numbers[query] if inside else -1
-                for row, score in zip(ids[place, seen:].tolist(), scores[place, seen:].tolist(), strict=True):
-                    if row < 0 or filled[query] == k:
-                        break
-                    if row in self._left_out:
-                        continue
-                    guard = refusal(
-                        queries[query],
-                        self._pool[row],
-                        same_row=row == number,
-                        query_document=int(self._documents[number]) if inside else -1,
-                        row_document=int(self._documents[row]),
-                    )
-                    if guard:
-                        found.refused[guard] += 1
-                        continue
-                    found.ids[query, filled[query]] = row
-                    found.scores[query, filled[query]] = score
-                    filled[query] += 1
-            if width == limit:
-                break
-            pending = [query for place, query in enumerate(pending) if filled[query] < k and ids[place, -1] >= 0]
-            seen, width = width, min(width * WIDENING, limit)
+            ids, scores = self._retriever.search([queries.encoded[query] for query in pending], width)
+            again = []
+            for query, candidates, best in zip(pending, ids.tolist(), scores, strict=True):
+                allowed, refused = self._allowed(queries, query, candidates, k)
+                if len(allowed) < k and width < limit and candidates[-1] >= 0:
+                    again.append(query)
+                    continue
+                found.ids[query, : len(allowed)] = [candidates[place] for place in allowed]
+                found.scores[query, : len(allowed)] = best[allowed]
+                found.refused.update(refused)
+            pending, width = again, min(width * WIDENING, limit)
         return found
 
-    def _candidates(
-        self, queries: Sequence[TextPair], numbers: Sequence[int], pending: Sequence[int], width: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if isinstance(self._retriever, RandomDraw):
-            return self._retriever.draw([numbers[query] for query in pending], width)
-        return self._retriever.search([joined(queries[query]) for query in pending], width)
+    def _allowed(self, queries: Queries, query: int, candidates: Sequence[int], k: int) -> tuple[list[int], list[str]]:
+        """Places of the first ``k`` allowed candidates, and the guards of those that are refused before the last."""
+        text, own_row, document = queries.texts[query], int(queries.rows[query]), int(queries.documents[query])
+        allowed: list[int] = []
+        refused: list[str] = []
+        for place, row in enumerate(candidates):
+            if row < 0:
+                break
+            if row in self._left_out:
+                continue
+            guard = refusal(
+                text,
+                self._pool[row],
+                same_row=row == own_row,
+                query_document=document,
+                row_document=self._documents[row],
+            )
+            if guard:
+                refused.append(guard)
+                continue
+            allowed.append(place)
+            if len(allowed) == k:
+                break
+        return allowed, refused

@@ -9,9 +9,9 @@ import torch
 
 from refbert_dist.artifacts import Artifact
 from refbert_dist.cache.contract import Scope, scope_part, value_layer
+from refbert_dist.cache.forward import load_teacher
 from refbert_dist.cache.models import general_student, is_saved, made_from, training_record
 from refbert_dist.cache.states import TeacherStates, open_states
-from refbert_dist.cache.writer import load_teacher
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact

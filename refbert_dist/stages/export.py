@@ -20,6 +20,7 @@ from refbert_dist.engine.world import World
 from refbert_dist.models.locate import resolve_model
 from refbert_dist.references.bank import ReferenceBank
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
+from refbert_dist.references.retrievers import pool_retriever
 from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.students import load_classifier, load_encoder, model_folder
 
@@ -77,14 +78,15 @@ def _write_bank(exp: Experiment, student: Any, folder: Path) -> None:
         lengths = np.minimum(pool.lengths[rows], exp.references.max_length).tolist()
         for found, tensor in zip((keys, values), projected, strict=True):
             found.extend(row[:length] for row, length in zip(tensor.float().cpu().numpy(), lengths, strict=True))
+    texts = pool.texts()
     ReferenceBank.write(
         folder,
-        pool.texts(),
+        texts,
         pool.documents,
         keys,
         values,
         count=exp.references.count,
-        stop_words=exp.references.stop_words,
+        retriever=pool_retriever(exp, "train", pool, np.arange(len(pool)), texts),
         left_out=NeighbourTable.open(neighbours_artifact(exp, "dev")).left_out,
     )
 

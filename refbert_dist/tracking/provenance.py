@@ -28,7 +28,6 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
     "safetensors",
-    "bm25s",
     "mlflow",
 )
 GIT_TIMEOUT_S = 10

@@ -16,5 +16,5 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-    for name in ("httpx", "bm25s", "DeepSpeed"):
+    for name in ("httpx", "DeepSpeed"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from refbert_dist import pipeline
 from refbert_dist.artifacts import map_tensors
 from refbert_dist.cache.contract import states_artifact, task_teacher
+from refbert_dist.cache.forward import load_teacher
 from refbert_dist.cache.states import CachedStates, OnlineStates, TeacherStates, open_states
-from refbert_dist.cache.writer import load_teacher
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.errors import UserError

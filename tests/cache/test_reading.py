@@ -12,9 +12,9 @@ from refbert_dist import pipeline
 from refbert_dist.artifacts import Artifact, read_json, write_json
 from refbert_dist.artifacts.shards import read_sealed, sealed
 from refbert_dist.cache.contract import RECIPE, cache_plan, states_artifact
+from refbert_dist.cache.forward import load_teacher
 from refbert_dist.cache.plan import CODEBOOK
 from refbert_dist.cache.states import CachedStates, OnlineStates, open_cache, open_states
-from refbert_dist.cache.writer import load_teacher
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.errors import RefusedError, UserError

@@ -103,17 +103,17 @@ def test_a_build_that_cannot_fit_is_refused_before_it_starts(
 
 def test_every_state_goes_through_the_inference_engine(prepared: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher is wrapped by DeepSpeed, in evaluation mode and without gradients."""
-    from refbert_dist.cache import writer
+    from refbert_dist.cache import forward
 
     seen: list[tuple[bool, bool]] = []
-    start = writer.teacher_engine
+    start = forward.teacher_engine
 
     def watched(module: torch.nn.Module, *arguments: object) -> object:
         engine = start(module, *arguments)
         module.register_forward_pre_hook(lambda *_: seen.append((module.training, torch.is_grad_enabled())))
         return engine
 
-    monkeypatch.setattr(writer, "teacher_engine", watched)
+    monkeypatch.setattr(forward, "teacher_engine", watched)
     pipeline.run(prepared, ["cache-general"])
     assert len(seen) >= states_artifact(prepared, "general").manifest()["shards"]
     assert set(seen) == {(False, False)}

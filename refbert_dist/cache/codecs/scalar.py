@@ -69,7 +69,7 @@ class Int4:
 
     def encode(self, states: Tensor) -> dict[str, np.ndarray]:
         """See :class:`refbert_dist.cache.codec.Codec`."""
-        groups = states.float().unflatten(-1, (-1, self.group))
+        groups = states.float().reshape(len(states), states.shape[1] // self.group, self.group)
         largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
         scale = to_float16(largest, "int4")
         # Divided by the scale as it is stored, whose own rounding so costs nothing.
