@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-peer lint format wheel
+.PHONY: help setup demo test test-peer soak lint format wheel
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(READY) ## run the tests with a coverage floor
 
 test-peer: $(READY) ## run transformers' own common model tests on our models
 	$(BIN)/python tests/peer/run.py
+
+soak: $(READY) ## kill and damage a real cache 100 times each (5 minutes)
+	REFBERT_SOAK=$${REFBERT_SOAK:-100} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cache/test_faults.py
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

@@ -112,14 +112,31 @@ def prepare(path: ExperimentFile, overrides: Overrides = None, on: On = "local",
 
 @app.command()
 def retrieve(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
-    """Find the neighbours of every sample."""
+    """Find the neighbours of every sample, and show how much they tell."""
+    exp = _experiment(path, overrides)
     _stages(path, overrides, ("retrieve",), on, dry_run)
+    if not dry_run:
+        from rich.console import Console
+
+        from launchers.tables import show_neighbours
+        from refbert_dist.data.tokens import parts
+        from refbert_dist.references.neighbours import neighbours_artifact
+
+        show_neighbours([neighbours_artifact(exp, part).manifest() for part in parts(exp)], Console())
 
 
 @cache_app.command("build")
 def cache_build(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
     """Run the teacher over the corpus and over the task, once."""
     _stages(path, overrides, ("cache-general", "cache-task"), on, dry_run)
+
+
+@cache_app.command("estimate")
+def cache_estimate(path: ExperimentFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Measure the teacher here for a moment, and say what a cache takes and whether it pays."""
+    from launchers.estimate import estimate
+
+    estimate(_experiment(path, overrides), dry_run)
 
 
 @cache_app.command("verify")
@@ -130,9 +147,32 @@ def cache_verify(
     dry_run: DryRun = False,
 ) -> None:
     """Check everything the experiment has in the cache; exit code 1 names the damaged shards."""
-    from launchers.verify import verify
+    from launchers.cache import verify
 
     verify(_experiment(path, overrides), full, dry_run)
+
+
+@cache_app.command("repair")
+def cache_repair(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
+    """Hash everything the experiment has in the cache, and write again what is damaged, nothing else."""
+    from launchers.cache import repair
+    from launchers.local import local_launcher
+    from launchers.profile import load_profile
+
+    repair(_experiment(path, overrides), local_launcher(load_profile(on)), dry_run)
+
+
+@cache_app.command("gc")
+def cache_gc(
+    path: ExperimentFile,
+    overrides: Overrides = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
+) -> None:
+    """List all that lies in cache.dir and who uses it; then delete what only runs used that are gone."""
+    from launchers.garbage import gc
+
+    gc(_experiment(path, overrides).cache.dir, yes, dry_run)
 
 
 @app.command()

@@ -36,8 +36,8 @@ def check(exp: Experiment) -> None:
             )
     if exp.references.retriever == "dense" and exp.references.dense_layer > teacher.layers:
         raise UserError(
-            f"references.dense_layer is {exp.references.dense_layer} but the teacher has {teacher.layers} layers; use 0 "
-            f"to {teacher.layers}"
+            f"references.dense_layer is {exp.references.dense_layer} but the teacher has {teacher.layers} layers; use "
+            f"0 to {teacher.layers}"
         )
     check_retriever(exp)
     stored_layers(exp)

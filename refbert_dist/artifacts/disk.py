@@ -37,13 +37,14 @@ def temporary_beside(path: Path) -> Path:
 
 
 def share_with_group(path: Path) -> None:
-    """Give a new file or folder the group rights of the folder that it lies in, whatever the umask."""
+    """Give a new file or folder the group rights of the folder that it lies in, whatever the umask.
+
+    The group itself, and setgid, it has from there already where the folder is setgid.
+    """
     above, own = path.parent.stat(), path.stat()
     if own.st_gid != above.st_gid:
         return  # Rights that were meant for one group must not be given to another.
-    rights = stat.S_IRGRP | stat.S_IWGRP
-    if stat.S_ISDIR(own.st_mode):
-        rights |= stat.S_IXGRP | stat.S_ISGID
+    rights = stat.S_IRWXG if stat.S_ISDIR(own.st_mode) else stat.S_IRGRP | stat.S_IWGRP
     mode = (own.st_mode & ~rights) | (above.st_mode & rights)
     if mode != own.st_mode:
         path.chmod(stat.S_IMODE(mode))

@@ -44,6 +44,8 @@ class Holding:
     """Seconds since the epoch."""
     users: dict[Path, Existence]
     """The run directories that have registered."""
+    busy: bool
+    """Whether somebody seems to be writing: a run registers only with what is finished."""
 
     @property
     def name(self) -> str:
@@ -58,7 +60,8 @@ class Holding:
     @property
     def deletable(self) -> bool:
         """Whether runs have registered and all of them are gone."""
-        return (self.doomed or bool(self.users)) and set(self.users.values()) <= {"gone"}
+        registered = self.doomed or bool(self.users)
+        return registered and not self.busy and set(self.users.values()) <= {"gone"}
 
 
 def survey(cache_dir: Path) -> tuple[list[Holding], list[Path]]:
@@ -141,8 +144,7 @@ def debris(holding: Holding) -> list[Path]:
     found = [path for path in holding.path.iterdir() if is_debris(path.name)]
     beside = [path for path in holding.path.parent.iterdir() if TEMPORARY.fullmatch(path.name)]
     found += [path for path in beside if path.name.startswith(f".{holding.path.name}.")]
-    before = time.time() - DAY_S
-    return [path for path in sorted(found) if max((item.st_mtime for item in _stats(path)), default=0) < before]
+    return [path for path in sorted(found) if _is_old(path)]
 
 
 def _holding(path: Path) -> Holding:
@@ -155,7 +157,12 @@ def _holding(path: Path) -> Holding:
         files=len(files),
         last_used=max([*users.values(), *(item.st_mtime for item in stats)], default=0),
         users={run_dir: existence(run_dir) for run_dir in sorted(users)},
+        busy=any(not _is_old(claim) for claim in path.glob("*.claim")),
     )
+
+
+def _is_old(path: Path) -> bool:
+    return max((item.st_mtime for item in _stats(path)), default=0) < time.time() - DAY_S
 
 
 def _stats(path: Path) -> Iterator[os.stat_result]:

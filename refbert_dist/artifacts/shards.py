@@ -216,13 +216,13 @@ class Artifact:
 
         Of an unfinished artefact the shards that are committed so far are checked. ``names`` checks only these.
         """
-        to_check: Iterable[str] = sorted(self.committed())
+        standing = self.committed()
         try:
-            to_check = self.names() if self.complete or self.users() else to_check
+            standing.update(self.names() if self.complete or self.users() else ())
         except RefusedError:
             what = "does not hold what was written" if self.complete else "is missing, though the artefact was finished"
             yield Damage(MANIFEST, f"manifest.json {what}")
-        for name in to_check if names is None else names:
+        for name in sorted(standing) if names is None else names:
             yield from self._verify_shard(name, full)
 
     def _verify_shard(self, name: str, full: bool) -> Iterator[Damage]:

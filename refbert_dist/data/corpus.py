@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -28,28 +29,44 @@ ENDINGS: dict[str, Format] = {
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 MAX_TEXT_CHARACTERS = 1 << 20
 """Plain text without blank lines is cut into documents of about this size, so that memory stays bounded."""
+PARQUET_ROWS = 256
+PARQUET_BUFFER_BYTES = 1 << 20
+"""Read a Parquet file in pieces of this size instead of a whole column of a row group."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Documents that are read in one go."""
+
+    files: tuple[Path, ...]
+    """Local files that they come from, absolute; none for hub and built-in data."""
+    documents: Callable[[], Iterator[str]]
+    """Yields them in a fixed order, holding one at a time; blank ones are left out. Raises :class:`UserError` (one
+    sentence naming ``corpus.path``) for every fault of the input."""
+
+
+def sources(corpus: CorpusConfig) -> list[Source]:
+    """The corpus in its order: one source a file, or a single one where the files cannot be read independently."""
+    files = _typed_files(corpus)
+    if files and corpus.max_documents is None:
+        return [Source((path,), partial(READERS[kind], path, corpus)) for path, kind in files]
+    return [Source(tuple(path for path, _ in files), partial(_first_documents, corpus))]
 
 
 def documents(corpus: CorpusConfig) -> Iterator[str]:
-    """Yield the corpus's documents in a fixed order, holding one at a time; blank ones are left out.
-
-    Raises :class:`UserError` (one sentence naming ``corpus.path``) for every fault of the input, also when there is no
-    text at all.
-    """
+    """Yield the documents of all sources; no text at all raises :class:`UserError`, too."""
     empty = True
-    for document in islice(_all_documents(corpus), corpus.max_documents):
-        empty = False
-        yield document
+    for source in sources(corpus):
+        for document in source.documents():
+            empty = False
+            yield document
     if empty:
-        raise UserError(f"corpus.path is '{corpus.path}': it holds no text; give a file or folder with documents")
+        raise no_text(corpus)
 
 
-def source_files(corpus: CorpusConfig) -> list[Path]:
-    """The local files that are read, sorted, absolute; empty for hub and built-in data.
-
-    Raises :class:`UserError` when there are none where there should be some.
-    """
-    return [path for path, _ in _typed_files(corpus)]
+def no_text(corpus: CorpusConfig) -> UserError:
+    """The error of a corpus without a single document."""
+    return UserError(f"corpus.path is '{corpus.path}': it holds no text; give a file or folder with documents")
 
 
 def check_corpus(corpus: CorpusConfig) -> None:
@@ -63,6 +80,10 @@ def check_corpus(corpus: CorpusConfig) -> None:
             _check_parquet(path, corpus)
         else:
             next(READERS[file_kind](path, corpus), None)
+
+
+def _first_documents(corpus: CorpusConfig) -> Iterator[str]:
+    return islice(_all_documents(corpus), corpus.max_documents)
 
 
 def _all_documents(corpus: CorpusConfig) -> Iterator[str]:
@@ -123,11 +144,12 @@ def _ending(path: Path) -> str | None:
 def _text_documents(path: Path, corpus: CorpusConfig) -> Iterator[str]:
     lines: list[str] = []
     size = 0
-    for _, line in numbered_lines(path, "corpus.path"):
-        if line.strip():
+    for _, line in numbered_lines(path, "corpus.path", piece_bytes=MAX_TEXT_CHARACTERS):
+        blank = not line.strip()
+        if not blank:
             lines.append(line)
             size += len(line)
-        if lines and (not line.strip() or size >= MAX_TEXT_CHARACTERS):
+        if lines and (blank or size >= MAX_TEXT_CHARACTERS):
             yield "\n".join(lines)
             lines, size = [], 0
     if lines:
@@ -153,20 +175,17 @@ def _jsonl_documents(path: Path, corpus: CorpusConfig) -> Iterator[str]:
 
 
 def _parquet_documents(path: Path, corpus: CorpusConfig) -> Iterator[str]:
-    import datasets
+    import pyarrow.parquet
 
     _check_parquet(path, corpus)
-    rows = datasets.load_dataset(
-        "parquet",
-        # data_files is a pattern, but the path is meant literally.
-        data_files=[glob.escape(str(path))],
-        split="train",
-        streaming=True,
-        columns=[corpus.text_column],
-    )
-    with _parquet_errors(path):
-        for number, row in enumerate(rows, start=1):
-            yield from _text_of(row[corpus.text_column], corpus, f"{path} row {number}")
+    number = 0
+    # Buffering ahead, the default, would hold a row group's whole column, which may be the file.
+    options = {"pre_buffer": False, "buffer_size": PARQUET_BUFFER_BYTES}
+    with _parquet_errors(path), pyarrow.parquet.ParquetFile(path, **options) as file:
+        for batch in file.iter_batches(PARQUET_ROWS, columns=[corpus.text_column]):
+            for value in batch.column(0).to_pylist():
+                number += 1
+                yield from _text_of(value, corpus, f"{path} row {number}")
 
 
 def _check_parquet(path: Path, corpus: CorpusConfig) -> None:

@@ -10,21 +10,18 @@ from refbert_dist.artifacts.shards import Write
 
 
 def save_table(columns: Mapping[str, Sequence[object]], kinds: Mapping[str, str]) -> Write:
-    """A writer of a Parquet file; ``kinds`` gives the ``datasets`` type of each column (``string``, ``int64``)."""
+    """A writer of a Parquet file; ``kinds`` gives the Arrow type of each column (``string``, ``int64``).
+
+    Written by pyarrow itself: ``datasets`` makes the same file at twice the cost.
+    """
 
     def write(path: Path) -> None:
-        import datasets
+        import pyarrow
+        from pyarrow import parquet
 
-        features = datasets.Features({name: datasets.Value(kind) for name, kind in kinds.items()})
-        table = datasets.Dataset.from_dict({name: list(columns[name]) for name in kinds}, features=features)
-        # A bar for every shard would bury the one progress line of the stage.
-        noisy = not datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()
-        try:
-            table.to_parquet(str(path))
-        finally:
-            if noisy:
-                datasets.enable_progress_bars()
+        arrays = {name: pyarrow.array(columns[name], pyarrow.type_for_alias(kind)) for name, kind in kinds.items()}
+        # Texts hardly recur, so that a dictionary of them would only cost time.
+        parquet.write_table(pyarrow.table(arrays), path, compression="zstd", use_dictionary=False)
 
     return write
 

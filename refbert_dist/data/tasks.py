@@ -81,6 +81,16 @@ TASKS = {
             metrics=("accuracy", "f1"),
         ),
         TaskSpec(
+            name="SST-2",
+            columns=("sentence", "label"),
+            text_columns=("sentence",),
+            label_column="label",
+            has_header=True,
+            num_labels=2,
+            label_range=(0, 1),
+            metrics=("accuracy",),
+        ),
+        TaskSpec(
             name="STS-B",
             columns=(
                 *("index", "genre", "filename", "year", "old_index"),

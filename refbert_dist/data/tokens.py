@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import xxhash
-
-from refbert_dist.artifacts import (
-    Artifact,
-    changed_file,
-    describe_files,
-    hash_strings,
-    recipe_key,
-    save_tensors,
-    shard_name,
-)
+from refbert_dist.artifacts import Artifact, WorkList, changed_file, hash_strings, recipe_key
 from refbert_dist.config import CorpusConfig, Experiment, TaskConfig
 from refbert_dist.data.builtin import BUILTIN_PREFIX, python_docs_fingerprint
-from refbert_dist.data.corpus import documents, source_files
-from refbert_dist.data.samples import Sample, corpus_samples, task_samples
-from refbert_dist.data.tables import save_table
-from refbert_dist.data.tasks import Split, load_task, task_file, task_spec
+from refbert_dist.data.corpus import no_text
+from refbert_dist.data.tasks import Split, task_spec
 from refbert_dist.data.token_set import TokenSet
 from refbert_dist.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from refbert_dist.data.units import (
+    Unit,
+    corpus_units,
+    reopen_damaged,
+    shards_of,
+    standing_record,
+    task_unit,
+    write_unit,
+)
 from refbert_dist.errors import RefusedError, UserError
 
 __all__ = [
@@ -40,7 +37,7 @@ __all__ = [
     "tokens_artifact",
 ]
 
-TOKENS_VERSION = 1
+TOKENS_VERSION = 2
 """Raised whenever the same text would give other tokens or another layout."""
 SHARD_FACTOR = 8
 """Token shards are this much larger than the shards of teacher states: a token is far smaller than its states."""
@@ -84,70 +81,80 @@ def tokens_artifact(exp: Experiment, part: Part) -> Artifact:
     return Artifact(exp.cache.dir / "tokens" / recipe_key("tokens", recipe))
 
 
-def build_tokens(exp: Experiment, part: Part, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+def build_tokens(
+    exp: Experiment,
+    part: Part,
+    progress: Callable[[int], None] = lambda samples: None,
+    share_start: Callable[[int], int] = lambda items: 0,
+) -> dict[str, Any]:
     """Tokenise a part into shards and return the manifest; a finished part is only checked.
 
-    ``progress`` is called with the number of samples made so far.
+    Any number of processes may do this at once: each takes files that nobody has, and returns when all are done. A file
+    that was done by an earlier start is not read again.
+
+    Args:
+        exp: the experiment.
+        part: which of its texts.
+        progress: called with the number of samples that this process has made so far.
+        share_start: gives the place in a list of so many files where this process begins.
     """
     artifact = tokens_artifact(exp, part)
     if artifact.complete:
         return check_tokens(exp, part)
-    recipe = corpus_recipe(exp) if part == "corpus" else task_recipe(exp, part)
-    sources = describe_files(_source_files(exp, part))
     tokenizer = load_tokenizer(exp.teacher.model)
-    max_length = _corpus(exp).max_length if part == "corpus" else _task(exp).max_length
-    if part == "corpus":
-        groups = corpus_samples(documents(_corpus(exp)), tokenizer, max_length)
-        min_length = _corpus(exp).min_length
-    else:
-        groups = task_samples(load_task(_task(exp), part, exp.seed), tokenizer, max_length)
-        min_length = 0
+    tokenizer_hash = tokenizer_fingerprint(tokenizer)
+    units = {unit.name: unit for unit in _units(exp, part)}
+    reopen_damaged(artifact, units.values(), tokenizer_hash)
+    min_length = _corpus(exp).min_length if part == "corpus" else 0
     shard_tokens = exp.cache.shard_tokens * SHARD_FACTOR
-    shards = made = dropped = longest = size = 0
-    seen: set[int] = set()
-    open_shard: list[Sample] = []
-    hashes: list[str] = []
+    made = 0
 
-    def commit() -> None:
-        nonlocal shards, size
-        hashes.append(_commit(artifact, shards, open_shard))
-        open_shard.clear()
-        shards, size = shards + 1, 0
+    def count(samples: int) -> None:
+        nonlocal made
+        made += samples
+        progress(made)
 
-    for group in groups:
-        for sample in group:
-            seen.add(sample.document)
-            length = len(sample.ids)
-            if length < min_length:
-                dropped += 1
-                continue
-            if open_shard and size + length > shard_tokens:
-                commit()
-            open_shard.append(sample)
-            size += length
-            made += 1
-            longest = max(longest, length)
-        if progress:
-            progress(made)
-    if not made:
+    for name in WorkList(artifact, list(units), share_start(len(units))):
+        write_unit(artifact, units[name], tokenizer, tokenizer_hash, min_length, shard_tokens, count)
+    records = {unit: standing_record(artifact, unit, tokenizer_hash) for unit in units.values()}
+    return _finish(exp, part, records, tokenizer_hash)
+
+
+def _units(exp: Experiment, part: Part) -> list[Unit]:
+    return corpus_units(_corpus(exp)) if part == "corpus" else [task_unit(_task(exp), part, exp.seed)]
+
+
+def _finish(
+    exp: Experiment, part: Part, records: Mapping[Unit, Mapping[str, Any] | None], tokenizer_hash: str
+) -> dict[str, Any]:
+    """Roll up what the records of all units tell; whichever process does it writes the same."""
+    artifact = tokens_artifact(exp, part)
+    found = [record for record in records.values() if record is not None]
+    names = [name for unit, record in records.items() if record for name in shards_of(unit, record)]
+    if len(found) < len(records):
+        raise RefusedError(f"{artifact.path} lost a file's record while it was made; run the command again")
+    if part == "corpus" and not any(record["documents"] for record in found):
+        raise no_text(_corpus(exp))
+    if not names:
         raise UserError(
-            f"corpus.min_length is {min_length}, but no sample of corpus.path={_corpus(exp).path} has so many tokens; "
-            "set a smaller corpus.min_length"
+            f"corpus.min_length is {_corpus(exp).min_length}, but no sample of corpus.path={_corpus(exp).path} has so "
+            "many tokens; set a smaller corpus.min_length"
         )
-    commit()
+    lengths = [sum(counts) for counts in zip_longest(*(record["length_counts"] for record in found), fillvalue=0)]
     return artifact.finish(
-        [shard_name(shard) for shard in range(shards)],
+        names,
         {
             "kind": "tokens",
             "part": part,
-            "recipe": recipe,
-            "tokenizer": tokenizer_fingerprint(tokenizer),
-            "fingerprint": hash_strings(hashes),
-            "sources": sources,
-            "documents": len(seen),
-            "dropped_short": dropped,
-            "max_length": max_length,
-            "max_tokens": longest,
+            "recipe": corpus_recipe(exp) if part == "corpus" else task_recipe(exp, part),
+            "tokenizer": tokenizer_hash,
+            "fingerprint": hash_strings(content for record in found for content in record["contents"]),
+            "sources": [source for record in found for source in record["sources"]],
+            "documents": sum(record["documents"] for record in found),
+            "dropped_short": sum(record["dropped_short"] for record in found),
+            "max_length": _corpus(exp).max_length if part == "corpus" else _task(exp).max_length,
+            "max_tokens": len(lengths) - 1,
+            "length_counts": lengths,
         },
     )
 
@@ -177,42 +184,6 @@ def check_tokens(exp: Experiment, part: Part) -> dict[str, Any]:
             f"{tokens_artifact(exp, part).path} were made; choose another cache.dir, or remove that folder"
         )
     return manifest
-
-
-def _commit(artifact: Artifact, shard: int, samples: list[Sample]) -> str:
-    """Write and commit one shard; returns the content hash of its arrays."""
-    lengths = [len(sample.ids) for sample in samples]
-    arrays = {
-        "input_ids": np.concatenate([sample.ids for sample in samples]),
-        "token_type_ids": np.concatenate([sample.types for sample in samples]),
-        "offsets": np.cumsum([0, *lengths], dtype=np.int64),
-        "documents": np.array([sample.document for sample in samples], np.int64),
-    }
-    if samples[0].label is not None:
-        arrays["labels"] = np.array([sample.label for sample in samples], np.float32)
-    digest = xxhash.xxh3_128()
-    for name in sorted(arrays):
-        digest.update(name.encode() + arrays[name].tobytes())
-    content = digest.hexdigest()
-    firsts, seconds = [sample.text_a for sample in samples], [sample.text_b for sample in samples]
-    table = save_table({"text_a": firsts, "text_b": seconds}, {"text_a": "string", "text_b": "string"})
-    files = {"safetensors": save_tensors(arrays), "parquet": table}
-    meta = {"samples": len(samples), "tokens": int(arrays["offsets"][-1]), "content": content}
-    if not artifact.commit(shard_name(shard), files, meta):
-        standing = artifact.sidecar(shard_name(shard))
-        # A shard of an earlier, interrupted start; the text may have changed in between.
-        if standing is None or standing["content"] != content:
-            raise RefusedError(
-                f"{artifact.path} holds a shard of other text from an interrupted run; remove that folder and run again"
-            )
-    return content
-
-
-def _source_files(exp: Experiment, part: Part) -> list[Path]:
-    if part == "corpus":
-        return source_files(_corpus(exp))
-    path = task_file(_task(exp), part)
-    return [path] if path else []
 
 
 def _common(exp: Experiment, source: str) -> dict[str, Any]:

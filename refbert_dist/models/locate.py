@@ -52,6 +52,40 @@ class TeacherInfo:
     pad_token_id: int
 
 
+def _published(model_type: str, vocab_size: int, layers: int = 12, hidden: int = 768) -> TeacherInfo:
+    roberta = model_type == "roberta"
+    return TeacherInfo(
+        model_type=model_type,
+        layers=layers,
+        hidden=hidden,
+        heads=hidden // 64,
+        intermediate=4 * hidden,
+        max_positions=512,
+        vocab_size=vocab_size,
+        type_vocab_size=1 if roberta else 2,
+        pad_token_id=1 if roberta else 0,
+    )
+
+
+_GOOGLE = {
+    "bert-base-uncased": _published("bert", 30522),
+    "bert-base-cased": _published("bert", 28996),
+    "bert-large-uncased": _published("bert", 30522, 24, 1024),
+    "bert-large-cased": _published("bert", 28996, 24, 1024),
+    "bert-base-multilingual-uncased": _published("bert", 105879),
+    "bert-base-multilingual-cased": _published("bert", 119547),
+}
+_FACEBOOK = {
+    "roberta-base": _published("roberta", 50265),
+    "roberta-large": _published("roberta", 50265, 24, 1024),
+}
+WELL_KNOWN = {
+    **{name: info for short, info in _GOOGLE.items() for name in (short, f"google-bert/{short}")},
+    **{name: info for short, info in _FACEBOOK.items() for name in (short, f"FacebookAI/{short}")},
+}
+"""Shapes of published models by their hub names, so that a run of one can be planned where the hub is out of reach."""
+
+
 def resolve_model(spec: str) -> str:
     """Turn ``teacher.model`` into a folder path, or return a hub name as it is.
 
@@ -117,12 +151,17 @@ def _from_hub(spec: str, fetch: Any) -> str:
 
 
 def teacher_info(spec: str) -> TeacherInfo:
-    """Describe the teacher from its ``config.json`` alone. Raises UserError when it is not a BERT-like encoder."""
+    """Describe the teacher from its ``config.json`` alone; of a well-known hub name not even that is needed.
+
+    Raises UserError when it is not a BERT-like encoder.
+    """
     resolved = resolve_model(spec)
     if Path(resolved).is_dir():
         path = Path(resolved) / "config.json"
         if not path.is_file():
             raise UserError(f"teacher.model is '{spec}' but {resolved} lacks config.json; give a whole model folder")
+    elif resolved in WELL_KNOWN:
+        return WELL_KNOWN[resolved]
     else:
         from huggingface_hub import hf_hub_download
 

@@ -1,12 +1,13 @@
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from refbert_dist.artifacts import Artifact, map_tensors, read_json, save_tensors, shard_name
+from refbert_dist.artifacts import Artifact, map_tensors, read_json, save_tensors, sealed, shard_name
 from refbert_dist.artifacts.disk import require_free_space, write_json
 from refbert_dist.errors import RefusedError, UserError
 
@@ -46,6 +47,11 @@ def test_the_first_commit_wins_and_leaves_no_debris(artifact: Artifact) -> None:
     assert not write(artifact, 1, 99.0)
     assert (map_tensors(artifact.files("safetensors")[1])["x"] == 1).all()
     assert sorted(path.name for path in artifact.path.iterdir()) == before
+
+
+def test_a_second_commit_of_the_same_content_leaves_the_first_whole(artifact: Artifact) -> None:
+    assert not write(artifact, 1, 1.0)
+    assert list(artifact.verify(full=True)) == []
 
 
 def test_a_fault_while_writing_leaves_nothing(tmp_path: Path) -> None:
@@ -117,27 +123,106 @@ def test_a_writer_killed_at_any_moment_leaves_only_whole_shards(tmp_path: Path) 
         assert list(artifact.verify(full=True)) == []
 
 
-def test_a_manifest_of_a_newer_program_is_refused(artifact: Artifact) -> None:
-    manifest = read_json(artifact.path / "manifest.json")
-    write_json(artifact.path / "manifest.json", {**manifest, "format_version": 99})
-    with pytest.raises(UserError, match="format_version 99"):
-        artifact.manifest()
+@pytest.mark.parametrize(("version", "age"), [(99, "a newer"), (1, "an older")])
+@pytest.mark.parametrize("name", ["manifest", "shard-00001"])
+def test_what_another_version_wrote_is_one_sentence(artifact: Artifact, name: str, version: int, age: str) -> None:
+    path = artifact.path / f"{name}.json"
+    content = {**read_json(path), "format_version": version}
+    del content["seal"]
+    write_json(path, sealed(content) if version > 1 else content)  # version 1 had no seals
+    with pytest.raises(UserError, match=rf"{name}\.json was written by {age} version .* \(format_version {version}; "):
+        list(artifact.verify(full=False))
+    assert path.exists()
 
 
 def test_a_broken_or_missing_manifest_says_so(artifact: Artifact) -> None:
     (artifact.path / "manifest.json").write_text("{")
-    with pytest.raises(RefusedError, match="not valid JSON"):
+    with pytest.raises(RefusedError, match="run refbert cache repair"):
         artifact.manifest()
+    assert [damage.shard for damage in artifact.verify(full=False)] == ["manifest"]
     (artifact.path / "manifest.json").unlink()
     with pytest.raises(RefusedError, match="not finished"):
         artifact.manifest()
 
 
-def test_registering_notes_the_run(artifact: Artifact, tmp_path: Path) -> None:
-    artifact.register(tmp_path / "run")
-    artifact.register(tmp_path / "run")
-    (entry,) = (artifact.path / "refs").iterdir()
-    assert entry.read_text().strip() == str((tmp_path / "run").resolve())
+def test_a_lost_manifest_is_damage_only_where_it_once_stood(artifact: Artifact, tmp_path: Path) -> None:
+    (artifact.path / "manifest.json").unlink()
+    assert list(artifact.verify(full=True)) == [], "not finished yet, as far as anyone knows"
+    artifact.register(tmp_path)
+    (damage,) = artifact.verify(full=True)
+    assert damage.shard == "manifest" and "is missing" in damage.reason
+
+
+@pytest.mark.faults
+def test_of_an_unfinished_artefact_what_stands_is_verified(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path)
+    for shard in (0, 2):
+        write(artifact, shard)
+    artifact.file("shard-00002", "safetensors").write_bytes(b"")
+    assert [damage.shard for damage in artifact.verify(full=False)] == ["shard-00002"]
+
+
+@pytest.mark.faults
+def test_a_file_of_any_kind_is_verified_by_its_size(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path)
+    artifact.commit("shard-00000", {"bin": lambda path: path.write_bytes(b"1234")}, META)
+    assert list(artifact.verify(full=False)) == []
+    artifact.file("shard-00000", "bin").write_bytes(b"123")
+    (damage,) = artifact.verify(full=False)
+    assert "has 3 bytes instead of 4" in damage.reason
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "damaged", [lambda data: data[:20], lambda data: data[:-1], lambda data: data + b"1", lambda _: b""]
+)
+def test_arrays_of_a_file_of_another_length_are_refused(artifact: Artifact, damaged: Callable[[bytes], bytes]) -> None:
+    path = artifact.files("safetensors")[0]
+    path.write_bytes(damaged(path.read_bytes()))
+    with pytest.raises(RefusedError, match=r"is damaged \(its (header|arrays) should end at byte \d+"):
+        map_tensors(path)
+
+
+@pytest.mark.faults
+def test_verify_looks_into_headers_without_hashing(artifact: Artifact) -> None:
+    path = artifact.files("safetensors")[1]
+    data = bytearray(path.read_bytes())
+    data[1] ^= 1  # the length of the header
+    path.write_bytes(data)
+    assert [damage.shard for damage in artifact.verify(full=False)] == ["shard-00001"]
+    with pytest.raises(RefusedError, match=r"shard-00001.*is damaged .*repair"):
+        map_tensors(path)
+
+
+def test_discarded_shards_can_be_written_again_and_the_others_stand(artifact: Artifact) -> None:
+    before = {path.name: path.read_bytes() for path in artifact.path.iterdir()}
+    artifact.discard(["shard-00001"])
+    assert not artifact.complete and artifact.committed() == {"shard-00000", "shard-00002"}
+    assert {path.name.partition(".")[0] for path in artifact.path.iterdir()} == {"shard-00000", "shard-00002"}
+    assert write(artifact, 1, 1.0)
+    artifact.finish([shard_name(i) for i in range(3)], {"kind": "test"})
+    assert {path.name: path.read_bytes() for path in artifact.path.iterdir()} == before
+
+
+def test_only_the_asked_for_shards_are_verified(artifact: Artifact) -> None:
+    for path in artifact.files("safetensors"):
+        path.unlink()
+    assert [damage.shard for damage in artifact.verify(True, names=["shard-00002"])] == ["shard-00002"]
+
+
+@pytest.mark.parametrize("name", ["run", "100% sure/run ü", "-".join(["long"] * 40) + "/" + "-".join(["path"] * 40)])
+def test_registering_notes_the_run(artifact: Artifact, tmp_path: Path, name: str) -> None:
+    run_dir = tmp_path / name
+    artifact.register(run_dir)
+    assert list(artifact.users()) == [run_dir]
+    (note,) = (path for path in (artifact.path / "refs").rglob("*") if path.is_file())
+    assert note.read_text().strip() == str(run_dir)
+    os.utime(note, (1, 1))
+    artifact.register(run_dir)
+    artifact.register(tmp_path / "other")
+    users = artifact.users()
+    assert set(users) == {run_dir, tmp_path / "other"}
+    assert users[run_dir] > 1, "registering again notes the time of use"
 
 
 def test_work_that_cannot_fit_is_refused_beforehand(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from refbert_dist.config import CorpusConfig
-from refbert_dist.data.corpus import MAX_TEXT_CHARACTERS, check_corpus, documents, source_files
+from refbert_dist.data.corpus import MAX_TEXT_CHARACTERS, check_corpus, documents, sources
 from refbert_dist.errors import UserError
 
 DOCUMENTS = ["First line.\nSecond line.", "Eine Zeile, ungefähr.", "Third document."]
@@ -51,8 +51,21 @@ def test_a_folder_is_read_in_sorted_order_and_other_files_are_passed_over(tmp_pa
     (tmp_path / ".hidden" / "d.txt").write_text("hidden")
     (tmp_path / "README.md").write_text("not data")
     assert read(tmp_path) == DOCUMENTS
-    files = source_files(CorpusConfig(path=str(tmp_path)))
-    assert [str(path.relative_to(tmp_path.resolve())) for path in files] == ["a.jsonl", "b.txt", "sub/c.txt"]
+    found = sources(CorpusConfig(path=str(tmp_path)))
+    assert [[str(path.relative_to(tmp_path.resolve())) for path in source.files] for source in found] == [
+        ["a.jsonl"],
+        ["b.txt"],
+        ["sub/c.txt"],
+    ]
+    assert [list(source.documents()) for source in found] == [[document] for document in DOCUMENTS]
+
+
+def test_the_first_documents_are_one_source_over_all_files(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text("\n\n".join(DOCUMENTS))
+    (only,) = sources(CorpusConfig(path=str(tmp_path), max_documents=4))
+    assert list(only.documents()) == [*DOCUMENTS, DOCUMENTS[0]]
+    assert len(only.files) == 3
 
 
 def test_a_path_is_no_pattern(tmp_path: Path) -> None:
@@ -77,6 +90,17 @@ def test_text_without_blank_lines_is_cut_so_that_memory_stays_bounded(tmp_path: 
     assert "\n".join(found).count("word") == 200 * lines
 
 
+def test_a_file_of_one_endless_line_is_cut_at_spaces(tmp_path: Path) -> None:
+    text = "anarchism originated as a term of abuse " * 80_000
+    (tmp_path / "text8.txt").write_text(text)
+    found = read(tmp_path / "text8.txt")
+    assert len(found) == 2
+    assert max(map(len, found)) < 2.1 * MAX_TEXT_CHARACTERS
+    assert " ".join(found).split() == text.split()
+    (tmp_path / "no.txt").write_text("x" * (MAX_TEXT_CHARACTERS + 1))
+    assert "no.txt line 1 has 1,048,576 bytes without a space; break it into lines" in sentence(tmp_path / "no.txt")
+
+
 def test_explicit_format_reads_any_ending(tmp_path: Path) -> None:
     (tmp_path / "wiki_00").write_text("a\n\nb")
     assert read(tmp_path / "wiki_00", format="text") == ["a", "b"]
@@ -91,13 +115,13 @@ def test_a_data_set_is_read_by_name_and_split(tmp_path: Path) -> None:
     assert read(tmp_path, format="hub", split="validation") == ["three"]
     assert "corpus.split=test: Bad split: test" in sentence(tmp_path, format="hub", split="test")
     assert "its columns are text, n" in sentence(tmp_path, format="hub", text_column="body")
-    assert source_files(CorpusConfig(path=str(tmp_path), format="hub")) == []
+    assert [source.files for source in sources(CorpusConfig(path=str(tmp_path), format="hub"))] == [()]
 
 
 def test_builtin_documents_need_no_file() -> None:
     corpus = CorpusConfig(path="builtin:python-docs", max_documents=3)
     assert len(list(documents(corpus))) == 3
-    assert source_files(corpus) == []
+    assert [source.files for source in sources(corpus)] == [()]
 
 
 def sentence(path: Path | str, **fields: object) -> str:

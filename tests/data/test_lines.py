@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from refbert_dist.data import lines as module
 from refbert_dist.data.lines import numbered_lines
 from refbert_dist.errors import UserError
 
@@ -37,3 +38,23 @@ def test_broken_gzip_is_one_sentence(tmp_path: Path, content: bytes) -> None:
 def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"f: .*gone.txt cannot be read \(No such file"):
         list(numbered_lines(tmp_path / "gone.txt", "f"))
+
+
+def test_a_long_line_comes_in_pieces_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffäö üß a\nshort\nabcdefg hijklmn opq".encode())
+    pieces = list(numbered_lines(path, "f", piece_bytes=10))
+    assert pieces == [(1, "äö "), (1, "üß a"), (2, "short"), (3, "abcdefg "), (3, "hijklmn "), (3, "opq")]
+    path.write_text("one\ntwo three\nfourfour")
+    with pytest.raises(UserError, match=r"f: .*a.txt line 3 has 7 bytes without a space; break it into lines"):
+        list(numbered_lines(path, "f", piece_bytes=7))
+
+
+def test_a_line_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("ok\n" + "x" * 20)
+    monkeypatch.setattr(module, "MAX_LINE_BYTES", 20)
+    with pytest.raises(UserError, match=r"f: .*a.jsonl line 2 has 20 bytes or more; break it into lines"):
+        list(numbered_lines(path, "f"))
+    monkeypatch.setattr(module, "MAX_LINE_BYTES", 21)
+    assert len(list(numbered_lines(path, "f"))) == 2

@@ -42,6 +42,17 @@ def test_mrpc_pairs_with_byte_order_mark(tmp_path: Path) -> None:
     ]
 
 
+def test_sst2_phrases_end_in_a_space_and_may_recur(tmp_path: Path) -> None:
+    write(tmp_path, "sentence\tlabel", "goes to absurd lengths \t0", "saw how bad \t0", "Goes to absurd lengths\t1")
+    assert load_task(config("SST-2", tmp_path), "train", 0) == [
+        Example("goes to absurd lengths", None, 0.0, 0),
+        Example("saw how bad", None, 0.0, 1),
+        Example("Goes to absurd lengths", None, 1.0, 0),
+    ]
+    assert task_spec("SST-2").metrics == ("accuracy",)
+    assert "lacks 'sentence'" in fault("SST-2", write(tmp_path, "text\tlabel", "good\t1"))
+
+
 def test_stsb_scores_and_columns_are_found_by_name(tmp_path: Path) -> None:
     cells = "0\tmain\tMSRvid\t2012\t0001\tnone\tnone\tA plane.\tAn air plane.\t3.800"
     write(tmp_path, STSB_HEADER, cells)
@@ -65,6 +76,7 @@ def test_metrics_are_those_of_glue() -> None:
     assert {name: spec.metrics for name, spec in TASKS.items()} == {
         "CoLA": ("mcc",),
         "MRPC": ("accuracy", "f1"),
+        "SST-2": ("accuracy",),
         "STS-B": ("pearson", "spearman"),
         "same-topic": ("accuracy", "f1"),
     }
@@ -94,7 +106,7 @@ def test_max_train_draws_with_the_seed_and_keeps_order(tmp_path: Path) -> None:
     [
         ("cola", "did you mean 'CoLA'?"),
         ("stsb", "did you mean 'STS-B'?"),
-        ("qqqq", "not one of CoLA, MRPC, STS-B, same-topic"),
+        ("qqqq", "not one of CoLA, MRPC, SST-2, STS-B, same-topic"),
     ],
 )
 def test_unknown_task(name: str, expected: str) -> None:

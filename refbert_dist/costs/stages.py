@@ -1,0 +1,365 @@
+"""What each stage takes at a place: seconds, bytes, files, memory. ``docs/scale.md`` writes the formulas out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from refbert_dist.cache.codec import bytes_per_token, is_trained
+from refbert_dist.cache.contract import (
+    Scope,
+    caches_references,
+    caches_targets,
+    is_cached,
+    scope_part,
+    stored_layers,
+    stored_part,
+    stores_logits,
+    value_layer,
+)
+from refbert_dist.config import Experiment, OptimConfig, SystemName
+from refbert_dist.costs.extents import Extent
+from refbert_dist.costs.lengths import Lengths
+from refbert_dist.costs.rates import Rates
+from refbert_dist.costs.work import Shape, Work, forward, losses, reading, student_shape, teacher_shape
+from refbert_dist.data.tasks import task_spec
+from refbert_dist.data.tokens import SHARD_FACTOR, Part
+from refbert_dist.models.layer_map import layer_map
+from refbert_dist.models.locate import teacher_info
+from refbert_dist.references.cost import bm25_cost, dense_cost
+from refbert_dist.references.lookup import SHARD_QUERIES
+
+TOKEN_BYTES = 7.2
+"""A prepared token on disk: id, type, its share of offsets and of the compressed text."""
+NEIGHBOUR_BYTES = 12
+"""A neighbour: its number and its score."""
+TOKEN_FILES, ARRAY_FILES = 3, 2
+"""Files of a shard of tokens (arrays, texts, sidecar), and of one of arrays alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where it runs: ``processes`` of ``threads`` threads on as many devices, and CPU cores for text and lookup."""
+
+    rates: Rates
+    processes: int
+    threads: int = 1
+    """Cores of each process where a device is a core; 1 where it is a GPU."""
+    cores: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """Of one stage."""
+
+    samples: int = 0
+    """Samples that are processed, those of every epoch and system counted."""
+    tokens: float = 0.0
+    device_s: float = 0.0
+    """Seconds of all devices together that compute."""
+    core_s: float = 0.0
+    """Seconds of all CPU cores together, of work that needs no device."""
+    wall_s: float = 0.0
+    bytes: float = 0.0
+    """Left on disk."""
+    files: int = 0
+    read_bytes_s: float = 0.0
+    """What each process reads from the cache in a second."""
+    memory_bytes: float = 0.0
+    """Of each process, where it is worth knowing."""
+    used: int = 0
+    """Processes that have something to do."""
+
+    def __add__(self, other: StageCost) -> StageCost:
+        longer = max(self, other, key=lambda cost: cost.wall_s)
+        return StageCost(
+            samples=self.samples + other.samples,
+            tokens=self.tokens + other.tokens,
+            device_s=self.device_s + other.device_s,
+            core_s=self.core_s + other.core_s,
+            wall_s=self.wall_s + other.wall_s,
+            bytes=self.bytes + other.bytes,
+            files=self.files + other.files,
+            read_bytes_s=longer.read_bytes_s,
+            memory_bytes=max(self.memory_bytes, other.memory_bytes),
+            used=longer.used,
+        )
+
+
+def stage_costs(exp: Experiment, found: Mapping[Part, Extent], place: Place) -> dict[str, StageCost]:
+    """By name of the stage. A stage that the experiment lacks, or of whose text nothing is known, is left out."""
+    costs = _Costs(exp, found, place)
+    made: dict[str, StageCost] = {}
+    if "corpus" in found or exp.corpus is None:
+        made["prepare"] = costs.prepare()
+        if exp.references.kept:
+            made["retrieve"] = costs.retrieve()
+    if "corpus" in found:
+        if is_cached(exp):
+            made["cache-general"] = costs.cache("general")
+        made["distill-general"] = costs.encoders(exp.distill.general, "general")
+    if "train" in found:
+        made["finetune"] = costs.finetune()
+        if is_cached(exp):
+            made["cache-task"] = costs.cache("task")
+        made["distill-task"] = costs.encoders(exp.distill.intermediate, "task") + costs.classifiers()
+    return made
+
+
+class _Costs:
+    """Of one experiment at one place."""
+
+    def __init__(self, exp: Experiment, found: Mapping[Part, Extent], place: Place) -> None:
+        self.exp = exp
+        self.found = found
+        self.place = place
+        self.device, self.core = place.rates.device, place.rates.core
+        info = teacher_info(exp.teacher.model)
+        self.teacher = teacher_shape(info)
+        self.student = student_shape(exp.student, info)
+
+    # -- text ----------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> StageCost:
+        """Tokens over the rate of a core; a file is one core's."""
+        return _sum(self._prepared(extent) for extent in self.found.values())
+
+    def _prepared(self, extent: Extent) -> StageCost:
+        tokens = extent.lengths.tokens
+        core_s, used = tokens / self.core.tokens_s, min(self.place.cores, extent.files)
+        shards = math.ceil(tokens / (self.exp.cache.shard_tokens * SHARD_FACTOR))
+        return StageCost(
+            samples=extent.lengths.samples,
+            tokens=tokens,
+            core_s=core_s,
+            wall_s=core_s / used,
+            bytes=tokens * TOKEN_BYTES,
+            files=TOKEN_FILES * shards,
+            used=used,
+        )
+
+    def retrieve(self) -> StageCost:
+        """Every sample is looked up in its pool; each process that does so builds the index for itself."""
+        pools: dict[Part, Part] = {"corpus": "corpus", "train": "train", "dev": "train"}
+        return _sum(
+            self._looked_up(part, extent, self.found[pools[part]])
+            for part, extent in self.found.items()
+            if pools[part] in self.found
+        )
+
+    def _looked_up(self, part: Part, extent: Extent, pool: Extent) -> StageCost:
+        references = self.exp.references
+        queries, rows = extent.lengths.samples, pool.lengths.samples
+        if part == "corpus":
+            rows = min(rows, references.pool_samples)
+        length, device_s = extent.lengths.mean, 0.0
+        if references.retriever == "dense":
+            cost = dense_cost(queries, rows, length, self.teacher.hidden)
+            if references.dense_layer:
+                work = forward(self.teacher, extent.lengths.tokens, extent.lengths.seen)
+                device_s = self.device.forward["fp32"].seconds(work)
+        else:
+            cost = bm25_cost(queries, rows if references.retriever == "bm25" else 0, length)
+        shards = math.ceil(queries / SHARD_QUERIES)
+        used = min(self.place.cores, shards)
+        return StageCost(
+            samples=queries,
+            tokens=extent.lengths.tokens,
+            core_s=cost.search_s + cost.build_s * used,
+            device_s=device_s,
+            wall_s=cost.search_s / used + cost.build_s + device_s / self._devices,
+            bytes=queries * references.kept * NEIGHBOUR_BYTES,
+            files=ARRAY_FILES * shards,
+            memory_bytes=cost.memory_bytes,
+            used=used,
+        )
+
+    # -- teacher -------------------------------------------------------------------------------------------------------
+
+    def cache(self, scope: Scope) -> StageCost:
+        """One forward pass of every stored sample, in whole; of its states no more is encoded than is read."""
+        exp, lengths = self.exp, self.found[scope_part(scope)].lengths
+        stored = stored_part(exp, scope)
+        lengths = lengths.scaled(min(lengths.samples, stored["samples"] or lengths.samples))
+        kept = lengths if stored["cut"] is None else lengths.cut(stored["cut"])
+        layers = len(stored_layers(exp))
+        passes = max(1.0, lengths.tokens / exp.cache.batch_tokens)
+        compute_s = self.device.forward[exp.cache.precision].seconds(
+            forward(self.teacher, lengths.tokens, lengths.seen, passes)
+        )
+        size = kept.tokens * layers * bytes_per_token(exp.cache.codec, self.teacher.hidden)
+        if stores_logits(exp, scope):
+            size += 4 * kept.samples * self._labels
+        background_s = size / self.core.write_bytes_s + self._disk_s(size) + lengths.samples * self.core.sample_s
+        if not self.device.is_gpu or is_trained(exp.cache.codec):
+            background_s += kept.tokens * layers * self.teacher.hidden * self.core.encode_s[exp.cache.codec]
+        shards = math.ceil(kept.tokens / exp.cache.shard_tokens)
+        used = min(self.place.processes, shards)
+        return StageCost(
+            samples=lengths.samples,
+            tokens=lengths.tokens,
+            device_s=self._with_background(compute_s, background_s),
+            wall_s=self._with_background(compute_s, background_s) / (used * self.place.threads),
+            bytes=size,
+            files=ARRAY_FILES * shards,
+            used=used,
+        )
+
+    def finetune(self) -> StageCost:
+        """The teacher, trained on the task."""
+        lengths = self.found["train"].lengths
+
+        def pass_s(samples: int, longest: int) -> float:
+            work = forward(self.teacher, samples * longest, longest)
+            return self.device.training.seconds(work.with_backward()) + samples * self.core.sample_s
+
+        return self._training(self.exp.finetune, lengths, self.teacher.parameters, pass_s, 0.0)
+
+    # -- students ------------------------------------------------------------------------------------------------------
+
+    def encoders(self, optim: OptimConfig, scope: Scope) -> StageCost:
+        """Hidden states and attention: the general stage, or the task's first phase; every system."""
+        return _sum(self._encoder(optim, scope, system) for system in self.exp.trained_systems())
+
+    def _encoder(self, optim: OptimConfig, scope: Scope, system: SystemName) -> StageCost:
+        exp, lengths = self.exp, self.found[scope_part(scope)].lengths
+        targets = _target_layers(exp, self.teacher)
+
+        def pass_s(samples: int, longest: int) -> float:
+            tokens = samples * longest
+            trained, frozen = losses(exp.distill, self.student, self.teacher, tokens, longest)
+            trained += forward(self.student, tokens, longest) + self._reads(system, tokens, samples)
+            frozen += self._teacher_beside(system, samples, longest)
+            if targets and not caches_targets(exp):
+                frozen += forward(self.teacher, tokens, longest)
+            return self._with_background(self._trained_s(trained, frozen), samples * self._read_s(read))
+
+        read = self._read_tokens(system) + (targets * lengths.mean if caches_targets(exp) else 0.0)
+        weights = self.student.parameters + self._extra_weights(system)
+        return self._training(optim, lengths, weights, pass_s, read * self._state_bytes)
+
+    def classifiers(self) -> StageCost:
+        """Logits: the task's second phase; every system."""
+        return _sum(self._classifier(system) for system in self.exp.trained_systems())
+
+    def _classifier(self, system: SystemName) -> StageCost:
+        exp, lengths = self.exp, self.found["train"].lengths
+
+        def pass_s(samples: int, longest: int) -> float:
+            tokens = samples * longest
+            trained = forward(self.student, tokens, longest) + self._reads(system, tokens, samples)
+            frozen = self._teacher_beside(system, samples, longest)
+            if not caches_targets(exp) and self._labels > 1:
+                frozen += forward(self.teacher, tokens, longest)
+            return self._with_background(self._trained_s(trained, frozen), samples * self._read_s(read))
+
+        read = self._read_tokens(system)
+        weights = self.student.parameters + self._extra_weights(system)
+        return self._training(exp.distill.prediction, lengths, weights, pass_s, read * self._state_bytes)
+
+    def _reads(self, system: SystemName, tokens: float, samples: int) -> Work:
+        """What references add to the student."""
+        references = self.exp.references
+        read = self.exp.reference_count(system) * references.max_length
+        if not read:
+            return Work()
+        return reading(self.student, self.teacher.hidden, tokens, samples, read)
+
+    def _teacher_beside(self, system: SystemName, samples: int, longest: int) -> Work:
+        """The teacher on the references themselves, where their states are not cached."""
+        count = self.exp.reference_count(system)
+        if not count or caches_references(self.exp):
+            return Work()
+        return forward(self.teacher, samples * count * longest, longest)
+
+    def _read_tokens(self, system: SystemName) -> float:
+        """Cached states of reference tokens that a sample reads, over all layers."""
+        references, count = self.exp.references, self.exp.reference_count(system)
+        if not count or not caches_references(self.exp):
+            return 0.0
+        layers = len({references.key_layer, value_layer(self.exp)} - {0})
+        return float(count * references.max_length * layers)
+
+    @property
+    def _state_bytes(self) -> float:
+        return bytes_per_token(self.exp.cache.codec, self.teacher.hidden)
+
+    def _read_s(self, states: float) -> float:
+        """Core seconds to have a sample ready that reads so many cached states."""
+        decode_s = states * self.teacher.hidden * self.core.decode_s[self.exp.cache.codec]
+        return self.core.sample_s + decode_s + self._disk_s(states * self._state_bytes)
+
+    def _disk_s(self, size: float) -> float:
+        """What waits for a disk that nodes share; on one machine the cache lies in memory."""
+        return size / self.core.disk_bytes_s if self.device.is_gpu else 0.0
+
+    def _extra_weights(self, system: SystemName) -> int:
+        """Of the maps from the teacher's width (keys and values) and to it (hidden losses)."""
+        maps = 1 if self.exp.distill.projection == "shared" else self.student.layers + 1
+        if self.exp.reference_count(system):
+            maps += 1 if self.exp.references.tie_projections else 2
+        return maps * self.student.hidden * self.teacher.hidden
+
+    def _trained_s(self, trained: Work, frozen: Work) -> float:
+        return self.device.training.seconds(trained.with_backward()) + self.device.forward["fp32"].seconds(frozen)
+
+    # -- all training --------------------------------------------------------------------------------------------------
+
+    def _training(
+        self,
+        optim: OptimConfig,
+        lengths: Lengths,
+        weights: int,
+        pass_s: Callable[[int, int], float],
+        sample_bytes: float,
+    ) -> StageCost:
+        """All steps of a job. ``pass_s(samples, longest)`` gives the device seconds of one micro-batch."""
+        batch, micro = min(optim.batch_size, lengths.samples), self.exp.engine.micro_batch_size
+        padded, steps = lengths.padded(batch, micro), optim.total_steps(lengths.samples)
+        processes = self.place.processes
+        used = min(processes, len(padded))
+        fixed_s = self.device.pass_s + weights * self.device.parameter_s
+        # Samples are sorted by length, so the last micro-batch of each round is its longest, and all wait for it.
+        rounds = [padded[min(start + processes, len(padded)) - 1] for start in range(0, len(padded), processes)]
+        step_s = sum(pass_s(min(micro, batch), longest) + fixed_s for longest in rounds) / self.place.threads
+        step_s += weights * self.device.optimizer_s / self.place.threads
+        if processes > 1:
+            step_s += 4 * weights / self.device.reduced_bytes_s
+        return StageCost(
+            samples=steps * batch,
+            tokens=steps * batch * lengths.mean,
+            device_s=steps * step_s * used * self.place.threads,
+            wall_s=steps * step_s,
+            read_bytes_s=sample_bytes * batch / used / step_s,
+            used=used,
+        )
+
+    def _with_background(self, compute_s: float, background_s: float) -> float:
+        """A GPU computes while cores encode and decode; where the device is a core, it does both."""
+        return max(compute_s, background_s) if self.device.is_gpu else compute_s + background_s
+
+    @property
+    def _devices(self) -> int:
+        return self.place.processes * self.place.threads
+
+    @property
+    def _labels(self) -> int:
+        assert self.exp.task
+        return task_spec(self.exp.task.name).num_labels
+
+
+def _target_layers(exp: Experiment, teacher: Shape) -> int:
+    """Teacher layers above 0 that the losses compare with."""
+    mapped = layer_map(exp.distill.layer_map, exp.student.layers, teacher.layers)
+    layers = set(mapped) if exp.distill.weights.hidden else set()
+    if exp.distill.weights.attention:
+        layers |= {layer - 1 for layer in mapped}
+    return len(layers - {0})
+
+
+def _sum(costs: Iterable[StageCost]) -> StageCost:
+    total = StageCost()
+    for cost in costs:
+        total += cost
+    return total
