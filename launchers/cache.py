@@ -11,12 +11,10 @@ from rich.console import Console
 from refbert_dist import pipeline, preflight
 from refbert_dist.artifacts import Artifact, Damage
 from refbert_dist.artifacts.shards import MANIFEST
-from refbert_dist.cache.contract import Scope, check_ingredients, ingredients, scope_part, states_artifact
+from refbert_dist.cache.contract import Scope, check_made_from, ingredients, scope_part, states_artifact
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import TokenSet, check_sources, parts, tokens_artifact
 from refbert_dist.errors import RefusedError
-from refbert_dist.references.neighbours import neighbours_artifact
-from refbert_dist.references.vectors import needs_vectors, vectors_artifact
 from refbert_dist.rundir import open_run
 
 SCOPES: tuple[Scope, ...] = ("general", "task")
@@ -64,32 +62,22 @@ class Mended:
 
 def items_of(exp: Experiment) -> list[Item]:
     """The artefacts that an experiment has in the cache, those that others are made from first."""
-    wanted = {stage.name for stage in pipeline.STAGES if stage.wanted(exp)}
-    items = [
-        Item(f"tokens {part}", "prepare", tokens_artifact(exp, part), partial(check_sources, exp, part))
-        for part in parts(exp)
+    checks: dict[str, Callable[[], object]] = {
+        **{f"tokens {part}": partial(check_sources, exp, part) for part in parts(exp)},
+        **{f"teacher states, {scope}": partial(_check_states, exp, scope) for scope in SCOPES},
+    }
+    # Of neighbours and vectors, the stage itself compares the fingerprints of the tokens.
+    return [
+        Item(leaf.label, leaf.stage, leaf.artifact, checks.get(leaf.label, lambda: None))
+        for leaf in pipeline.leaves(exp)
     ]
-    if "retrieve" in wanted:
-        # What these were made from is compared by the stage itself.
-        lookups = {"vectors": vectors_artifact} if needs_vectors(exp) else {}
-        lookups["neighbours"] = neighbours_artifact
-        items += [
-            Item(f"{kind} {part}", "retrieve", artifact_of(exp, part), lambda: None)
-            for kind, artifact_of in lookups.items()
-            for part in parts(exp)
-        ]
-    for scope in SCOPES:
-        if (stage := f"cache-{scope}") in wanted:
-            states = states_artifact(exp, scope)
-            items.append(Item(f"teacher states, {scope}", stage, states, partial(_check_states, exp, scope)))
-    return items
 
 
 def _check_states(exp: Experiment, scope: Scope) -> None:
     artifact, tokens = states_artifact(exp, scope), tokens_artifact(exp, scope_part(scope))
     if tokens.complete and not any(tokens.verify(full=False)):
         expected = ingredients(exp, scope, TokenSet.open(tokens))
-        check_ingredients(artifact, artifact.manifest()["ingredients"], expected)
+        check_made_from(artifact, expected)
 
 
 def find_damage(exp: Experiment, full: bool) -> dict[str, list[Damage]]:

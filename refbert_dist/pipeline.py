@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from refbert_dist import preflight
-from refbert_dist.cache.contract import is_cached, states_artifact
+from refbert_dist.artifacts import Artifact
+from refbert_dist.cache.contract import Scope, is_cached, states_artifact
 from refbert_dist.cache.models import check_shared, general_student, is_saved, task_teacher
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefBertError, StoppedError, UserError, did_you_mean
 from refbert_dist.references.neighbours import check_exportable, neighbours_artifact
+from refbert_dist.references.vectors import needs_vectors, vectors_artifact
 from refbert_dist.rundir import open_run, record_stage
 from refbert_dist.tracking.mlflow_sync import MlflowSync
 
@@ -61,6 +63,33 @@ class Stage:
         return result
 
 
+@dataclass(frozen=True)
+class Leaf:
+    """One artefact that an experiment has in the cache."""
+
+    label: str
+    stage: str
+    """The stage that builds it."""
+    artifact: Artifact
+
+
+def leaves(exp: Experiment) -> list[Leaf]:
+    """The artefacts of an experiment, those that others are made from first; finished or not."""
+    found = [Leaf(f"tokens {part}", "prepare", tokens_artifact(exp, part)) for part in parts(exp)]
+    if exp.references.kept:
+        if needs_vectors(exp):
+            found += [Leaf(f"vectors {part}", "retrieve", vectors_artifact(exp, part)) for part in parts(exp)]
+        found += [Leaf(f"neighbours {part}", "retrieve", neighbours_artifact(exp, part)) for part in parts(exp)]
+    if is_cached(exp):
+        scopes: list[Scope] = [*(["general"] if exp.corpus else []), *(["task"] if exp.task else [])]  # type: ignore[list-item]
+        found += [Leaf(f"teacher states, {scope}", f"cache-{scope}", states_artifact(exp, scope)) for scope in scopes]
+    return found
+
+
+def _leaves_stand(exp: Experiment, stage: str) -> bool:
+    return all(leaf.artifact.complete for leaf in leaves(exp) if leaf.stage == stage)
+
+
 STAGES = (
     Stage(
         "prepare",
@@ -68,7 +97,7 @@ STAGES = (
         "refbert_dist.stages.prepare:run",
         (),
         wanted=lambda exp: True,
-        done=lambda exp: all(tokens_artifact(exp, part).complete for part in parts(exp)),
+        done=lambda exp: _leaves_stand(exp, "prepare"),
         workers="groups",
     ),
     Stage(
@@ -77,7 +106,7 @@ STAGES = (
         "refbert_dist.stages.retrieve:run",
         ("prepare",),
         wanted=lambda exp: exp.references.kept > 0,
-        done=lambda exp: all(neighbours_artifact(exp, part).complete for part in parts(exp)),
+        done=lambda exp: _leaves_stand(exp, "retrieve"),
         workers="groups",
     ),
     Stage(
@@ -86,7 +115,7 @@ STAGES = (
         "refbert_dist.stages.cache:general",
         ("prepare",),
         wanted=lambda exp: exp.corpus is not None and is_cached(exp),
-        done=lambda exp: states_artifact(exp, "general").complete,
+        done=lambda exp: _leaves_stand(exp, "cache-general"),
         workers="groups",
     ),
     Stage(
@@ -113,7 +142,7 @@ STAGES = (
         "refbert_dist.stages.cache:task",
         ("finetune",),
         wanted=lambda exp: exp.task is not None and is_cached(exp),
-        done=lambda exp: states_artifact(exp, "task").complete,
+        done=lambda exp: _leaves_stand(exp, "cache-task"),
         workers="groups",
     ),
     Stage(
@@ -199,6 +228,7 @@ def run(
     """Run what is missing for ``targets``; returns the names of the stages that ran."""
     check(exp, targets)
     with open_run(exp):
+        _register(exp)
         stages = missing_stages(exp, targets)
         if not stages:
             return []
@@ -209,6 +239,17 @@ def run(
                 if not stage.done(exp):
                     raise RefBertError(f"stage {stage.name} ended without leaving its result; see {exp.run.dir}/logs")
     return [stage.name for stage in stages]
+
+
+def _register(exp: Experiment) -> None:
+    """Keep garbage collection from what other runs have left and this one will read."""
+    found = [leaf.artifact for leaf in leaves(exp) if leaf.artifact.complete]
+    shared = [general_student(exp, system) for system in exp.trained_systems()] if exp.corpus else []
+    shared += [task_teacher(exp)] if exp.task else []
+    found += [Artifact(folder) for folder in shared if is_saved(folder)]
+    for artifact in found:
+        if exp.run.dir.resolve() not in artifact.users():
+            artifact.register(exp.run.dir)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The whole pipeline in this process, on a tiny real experiment."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from tiny import tiny_experiment, tiny_task, tiny_teacher
 
 import refbert_dist
 from refbert_dist import pipeline
-from refbert_dist.artifacts import read_json
+from refbert_dist.artifacts import read_json, sealed, write_json
 from refbert_dist.cache.contract import states_artifact
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import tokens_artifact
@@ -179,10 +178,10 @@ def test_caches_of_another_teacher_or_other_data_are_refused(tmp_path: Path) -> 
         ("codec", "fp16/0"),
     ):
         changed = {**manifest, "ingredients": {**manifest["ingredients"], ingredient: change}}
-        (artifact.path / "manifest.json").write_text(json.dumps(changed))
+        write_json(artifact.path / "manifest.json", sealed(changed))
         with pytest.raises(UserError, match=f"made with another {ingredient} "):
             pipeline.run(exp, ["distill-task"])
-    (artifact.path / "manifest.json").write_text(json.dumps(manifest))
+    write_json(artifact.path / "manifest.json", sealed(manifest))
 
     tiny_task(tmp_path / "task", seed=5)
     with pytest.raises(UserError, match=r"train\.tsv has changed"):

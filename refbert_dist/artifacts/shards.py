@@ -23,8 +23,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from refbert_dist.artifacts.damage import Damage, file_damage
-from refbert_dist.artifacts.disk import Write as Write
 from refbert_dist.artifacts.disk import (
+    Write,
     explain_disk_errors,
     fsync_path,
     make_folder,

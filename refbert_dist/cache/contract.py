@@ -14,7 +14,7 @@ from refbert_dist.cache.plan import PLAN_VERSION, CachePlan
 from refbert_dist.config import Experiment
 from refbert_dist.data.pool import pool_rows
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
-from refbert_dist.errors import UserError
+from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import model_folder, teacher_info, weights_fingerprint
 
@@ -150,6 +150,14 @@ def ingredients(exp: Experiment, scope: Scope, tokens: TokenSet) -> dict[str, An
         "plan": PLAN_VERSION,
         "codec": codec_version(exp.cache.codec),
     }
+
+
+def check_made_from(artifact: Artifact, expected: Mapping[str, Any]) -> None:
+    """Refuse a cache, finished or not, that was made from something else, or that is not begun."""
+    record = artifact.manifest() if artifact.complete else artifact.sidecar(RECIPE)
+    if record is None:
+        raise RefusedError(f"{artifact.path} holds no teacher cache yet; run refbert cache build")
+    check_ingredients(artifact, record["ingredients"], expected)
 
 
 def check_ingredients(artifact: Artifact, made_from: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

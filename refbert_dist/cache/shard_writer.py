@@ -21,6 +21,12 @@ PENDING_BATCHES = 4
 """Batches of states that wait for the background thread at most."""
 
 
+def codebook_hash(artifact: Artifact) -> str | None:
+    """Content hash of what a trained codec learned; every shard notes by which it was written."""
+    sidecar = artifact.sidecar(CODEBOOK)
+    return str(sidecar["files"]["safetensors"]["xxh3"]) if sidecar else None
+
+
 def open_codecs(artifact: Artifact, codec: str, layers: tuple[int, ...], width: int) -> dict[str, Codec]:
     """For each stored state the codec that wrote it."""
     books: dict[str, dict[str, np.ndarray]] = {f"h{layer}": {} for layer in layers}

@@ -13,21 +13,20 @@ from refbert_dist.artifacts import Artifact, map_tensors
 from refbert_dist.artifacts.staging import Staging
 from refbert_dist.cache.codec import Codec
 from refbert_dist.cache.contract import (
-    RECIPE,
     Purpose,
     Scope,
     cache_plan,
     caches_references,
     caches_targets,
-    check_ingredients,
+    check_made_from,
     ingredients,
     scope_part,
     states_artifact,
     stored_layers,
 )
 from refbert_dist.cache.forward import LOGITS
-from refbert_dist.cache.plan import CachePlan
-from refbert_dist.cache.shard_writer import open_codecs
+from refbert_dist.cache.plan import CODEBOOK, CachePlan
+from refbert_dist.cache.shard_writer import codebook_hash, open_codecs
 from refbert_dist.config import Experiment
 from refbert_dist.data.batching import to_device, token_batch
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
@@ -63,6 +62,7 @@ class CachedStates:
         self.plan = plan
         self.codecs = codecs
         self.staging = staging
+        self._codebook = codebook_hash(artifact)
         self._open: OrderedDict[int, Shard] = OrderedDict()
 
     def layers(self, samples: np.ndarray, layers: Sequence[int], cut: int | None = None) -> dict[int, list[np.ndarray]]:
@@ -101,10 +101,16 @@ class CachedStates:
             self._open.move_to_end(number)
             return self._open[number]
         name = self.plan.shards[number].name
-        if self.artifact.sidecar(name) is None:
+        sidecar = self.artifact.sidecar(name)
+        if sidecar is None:
             raise RefusedError(
                 f"{self.artifact.path} lacks {name}: it is not written yet, or was removed; run refbert cache build "
                 "or refbert cache repair"
+            )
+        if sidecar.get(CODEBOOK) != self._codebook:
+            raise RefusedError(
+                f"{self.artifact.path}: {name} was written with another codebook; remove that folder and build the "
+                "cache again"
             )
         path = self.artifact.file(name, "safetensors")
         try:
@@ -156,11 +162,9 @@ def open_states(
 def open_cache(exp: Experiment, scope: Scope, tokens: TokenSet, width: int) -> CachedStates:
     """The scope's cache, finished or not."""
     artifact = states_artifact(exp, scope)
-    recipe = artifact.sidecar(RECIPE)
-    if recipe is None:
-        raise RefusedError(f"{artifact.path} holds no teacher cache yet; run refbert cache build")
-    check_ingredients(artifact, recipe["ingredients"], ingredients(exp, scope, tokens))
-    artifact.register(exp.run.dir)
+    check_made_from(artifact, ingredients(exp, scope, tokens))
+    if artifact.complete:
+        artifact.register(exp.run.dir)
     config = exp.cache
     staging = Staging(config.staging_dir, int(config.staging_gb * 1e9)) if config.staging_dir else None
     codecs = open_codecs(artifact, config.codec, stored_layers(exp), width)

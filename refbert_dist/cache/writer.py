@@ -15,6 +15,7 @@ from refbert_dist.cache.contract import (
     Scope,
     cache_plan,
     check_ingredients,
+    check_made_from,
     ingredients,
     scope_part,
     states_artifact,
@@ -23,7 +24,7 @@ from refbert_dist.cache.contract import (
 )
 from refbert_dist.cache.forward import TeacherForward, kept, load_teacher
 from refbert_dist.cache.plan import CODEBOOK, CachePlan, ShardPlan, batches_by_length
-from refbert_dist.cache.shard_writer import ShardWriter, open_codecs
+from refbert_dist.cache.shard_writer import ShardWriter, codebook_hash, open_codecs
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.engine.distributed import of_first, sharded_loading
@@ -42,9 +43,8 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
     made_from = ingredients(exp, scope, tokens)
     plan = cache_plan(exp, scope, tokens.lengths)
     if of_first(artifact.complete):
-        manifest = artifact.manifest()
-        check_ingredients(artifact, manifest["ingredients"], made_from)
-        return manifest
+        check_made_from(artifact, made_from)
+        return artifact.manifest()
     if world.rank == 0:
         _require_space(exp, scope, plan, artifact)
         _claim_folder(artifact, made_from)
@@ -52,7 +52,7 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
     with sharded_loading(world, exp.cache.precision):
         teacher = load_teacher(exp, scope)
     forward = TeacherForward(teacher, tokens, plan, stored_layers(exp), stores_logits(exp, scope), exp, world)
-    meta = {"made_from": _digest(made_from)}
+    meta: dict[str, Any] = {"made_from": _digest(made_from)}
     names = [RECIPE, *plan.names]
     if is_trained(exp.cache.codec):
         names.insert(1, CODEBOOK)
@@ -60,6 +60,7 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
         while of_first(work.next() if work else None):
             _train_codecs(exp, forward, artifact, meta)
         torch.distributed.barrier()
+        meta[CODEBOOK] = codebook_hash(artifact)
     codecs = open_codecs(artifact, exp.cache.codec, forward.layers, teacher.hidden_size)
     work = WorkList(artifact, plan.names, world.share_start(len(plan.names))) if world.rank == 0 else None
     with (
@@ -85,9 +86,7 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
 def _claim_folder(artifact: Artifact, made_from: Mapping[str, Any]) -> None:
     """Say what the folder's shards are made from, or refuse it when another writer has said otherwise."""
     artifact.commit(RECIPE, {}, {"ingredients": made_from})
-    standing = artifact.sidecar(RECIPE)
-    assert standing is not None
-    check_ingredients(artifact, standing["ingredients"], made_from)
+    check_made_from(artifact, made_from)
 
 
 def _require_space(exp: Experiment, scope: Scope, plan: CachePlan, artifact: Artifact) -> None:
@@ -105,7 +104,7 @@ def _finish(
 ) -> None:
     for name in names:
         sidecar = artifact.sidecar(name)
-        if name != RECIPE and sidecar is not None:
+        if name not in (RECIPE, CODEBOOK) and sidecar is not None:
             check_ingredients(artifact, sidecar, meta)
     artifact.finish(names, {"kind": "teacher-states", "scope": scope, "ingredients": made_from})
 

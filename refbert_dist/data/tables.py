@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refbert_dist.artifacts.shards import Write
+from refbert_dist.artifacts.disk import Write
 
 
 def save_table(columns: Mapping[str, Sequence[object]], kinds: Mapping[str, str]) -> Write:

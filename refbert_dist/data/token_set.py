@@ -39,7 +39,7 @@ class TokenSet:
     def open(cls, artifact: Artifact) -> TokenSet:
         """Map the shards of a finished artefact; raises :class:`RefusedError` when one is missing or cut short."""
         for damage in artifact.verify(full=False):
-            raise RefusedError(f"{artifact.path} is damaged: {damage.reason}; remove that folder and run again")
+            raise RefusedError(f"{artifact.path} is damaged: {damage.reason}; run refbert cache repair")
         return cls(artifact, [map_tensors(path) for path in artifact.files("safetensors")])
 
     def __len__(self) -> int:

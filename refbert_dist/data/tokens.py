@@ -130,19 +130,19 @@ def _finish(
     """Roll up what the records of all units tell; whichever process does it writes the same."""
     artifact = tokens_artifact(exp, part)
     found = [record for record in records.values() if record is not None]
-    names = [name for unit, record in records.items() if record for name in shards_of(unit, record)]
+    shards = {unit: shards_of(unit, record) for unit, record in records.items() if record}
     if len(found) < len(records):
         raise RefusedError(f"{artifact.path} lost a file's record while it was made; run the command again")
     if part == "corpus" and not any(record["documents"] for record in found):
         raise no_text(_corpus(exp))
-    if not names:
+    if not any(shards.values()):
         raise UserError(
             f"corpus.min_length is {_corpus(exp).min_length}, but no sample of corpus.path={_corpus(exp).path} has so "
             "many tokens; set a smaller corpus.min_length"
         )
     lengths = [sum(counts) for counts in zip_longest(*(record["length_counts"] for record in found), fillvalue=0)]
     return artifact.finish(
-        names,
+        [name for unit, of_unit in shards.items() for name in (*of_unit, unit.name)],
         {
             "kind": "tokens",
             "part": part,

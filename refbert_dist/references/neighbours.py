@@ -84,7 +84,7 @@ class NeighbourTable:
     def open(cls, artifact: Artifact) -> NeighbourTable:
         """Map a finished table; raises :class:`RefusedError` when a shard is missing or cut short."""
         for damage in artifact.verify(full=False):
-            raise RefusedError(f"{artifact.path} is damaged: {damage.reason}; remove that folder and run again")
+            raise RefusedError(f"{artifact.path} is damaged: {damage.reason}; run refbert cache repair")
         return cls([map_tensors(path) for path in artifact.files("safetensors")], artifact.manifest(), artifact)
 
     @property

@@ -12,7 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refbert_dist.artifacts import write_json
-from refbert_dist.artifacts.disk import explain_disk_errors, fsync_path, temporary_beside
+from refbert_dist.artifacts.disk import (
+    explain_disk_errors,
+    fsync_path,
+    make_folder,
+    share_with_group,
+    temporary_beside,
+)
 from refbert_dist.cache.models import TRAINING, is_saved, training_record
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.engine.checkpoint import TrainState
@@ -34,11 +40,14 @@ def save_folder(folder: Path, write: Callable[[Path], None], training: dict[str,
     """
     temporary = temporary_beside(folder)
     with explain_disk_errors(folder.parent):
-        temporary.mkdir(parents=True)
+        make_folder(folder.parent)
+        temporary.mkdir()
         try:
             write(temporary)
             write_json(temporary / TRAINING, training)
+            share_with_group(temporary)
             for path in temporary.iterdir():
+                share_with_group(path)
                 fsync_path(path)
             if not is_saved(folder):  # what a person or a broken disk left there
                 shutil.rmtree(folder, ignore_errors=True)

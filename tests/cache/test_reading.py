@@ -10,7 +10,7 @@ from tiny import tiny_experiment
 
 from refbert_dist import pipeline
 from refbert_dist.artifacts import Artifact, read_json, write_json
-from refbert_dist.artifacts.shards import read_sealed, sealed
+from refbert_dist.artifacts.seals import read_sealed, sealed
 from refbert_dist.cache.contract import RECIPE, cache_plan, states_artifact
 from refbert_dist.cache.forward import load_teacher
 from refbert_dist.cache.plan import CODEBOOK
