@@ -40,7 +40,7 @@ def show_plan(exp: Experiment, targets: Iterable[str], profile: Profile, console
     found = extents(exp)
     places = places_of(exp, found, profile)
     costs = {name: stage_costs(exp, found, place) for name, place in places.items()}
-    console.print(_made(exp, stages, to_run, next(iter(costs.values()))))
+    console.print(_made(exp, stages, to_run, places, next(iter(costs.values()))))
     console.print(_taken([stage.name for stage in stages if stage.name in to_run], places, costs))
     for line in [*text_remarks(exp, found), *rate_remarks(places), *_stage_remarks(exp, to_run, places, costs)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -65,12 +65,15 @@ def places_of(exp: Experiment, found: Mapping[Part, Extent], profile: Profile) -
     return {"this machine": place}
 
 
-def _made(exp: Experiment, stages: Iterable[Stage], to_run: set[str], costs: Costs) -> Table:
+def _made(
+    exp: Experiment, stages: Iterable[Stage], to_run: set[str], places: Mapping[str, Place], costs: Costs
+) -> Table:
     title = f"run.dir {exp.run.dir}   cache.dir {exp.cache.dir}"
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("stage", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for column in ("samples", "tokens", "size", "files"):
+    here = next(iter(places.values())) if len(places) == 1 else None
+    for column in (*(("processes",) if here else ()), "samples", "tokens", "size", "files"):
         table.add_column(column, justify="right", no_wrap=True)
     for stage in stages:
         state = "to run" if stage.name in to_run else ("done" if stage.done(exp) else "not needed")
@@ -79,6 +82,8 @@ def _made(exp: Experiment, stages: Iterable[Stage], to_run: set[str], costs: Cos
             row = [count(cost.samples), count(cost.tokens), "", ""]
             if cost.files:
                 row[2:] = [size(cost.bytes), f"{cost.files:,}"]
+        if here:
+            row.insert(0, str(here.processes if stage.workers != "one" else 1))
         table.add_row(stage.name, state, *row)
     table.caption = "samples and tokens are counted as often as they are processed; size and files are what is left"
     return table
@@ -144,6 +149,8 @@ def rate_remarks(places: Mapping[str, Place]) -> Iterator[str]:
         )
     cores = place.cores // place.processes
     yield f"       cores as measured on {core.name}; {cores} of them for each GPU"
+    disk, total = core.disk_bytes_s / 1e9, core.disk_total_bytes_s / 1e9
+    yield f"       a shared disk of {total:.0f} GB/s in all, and {disk:.0f} GB/s for each process, is assumed"
 
 
 def _stage_remarks(
@@ -164,7 +171,9 @@ def _stage_remarks(
             )
         if stage.startswith("distill") and cost.used < place.processes:
             batch = (exp.distill.general if stage == "distill-general" else exp.distill.intermediate).batch_size
+            workers = "GPUs" if place.rates.device.is_gpu else "processes"
             yield (
-                f"{stage}: {cost.used} of {largest} have something to do, because a step of {batch} samples is cut "
-                f"into micro-batches of engine.micro_batch_size={exp.engine.micro_batch_size}"
+                f"{stage}: {cost.used} of {place.processes} {workers} have "
+                f"something to do, because a step of {batch} samples is cut into micro-batches of "
+                f"engine.micro_batch_size={exp.engine.micro_batch_size}"
             )

@@ -59,7 +59,7 @@ class Stage:
         result: dict[str, Any] = getattr(importlib.import_module(module), function)(exp)
         world = World.from_environment()
         if world.rank == 0:
-            record_stage(exp.run.dir, self.name, time.monotonic() - started, world.size, result)
+            record_stage(exp.run.dir, self.name, time.monotonic() - started, world.size * world.groups, result)
         return result
 
 

@@ -99,7 +99,7 @@ class CorpusConfig(Section):
 
 class TaskConfig(Section):
     name: str
-    """``CoLA``, ``MRPC``, ``STS-B`` (GLUE's TSV layout) or ``same-topic`` (built in)."""
+    """``CoLA``, ``SST-2``, ``MRPC``, ``STS-B`` (GLUE's TSV layout) or ``same-topic`` (built in)."""
     path: str
     """Folder in GLUE's TSV layout, or ``builtin:python-docs``."""
     train_file: str = "train.tsv"

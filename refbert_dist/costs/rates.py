@@ -80,6 +80,8 @@ class Core:
     """Bytes hashed and committed, without waiting for the disk."""
     disk_bytes_s: float
     """Bytes that a process reads from or writes to a disk that nodes share: an assumption."""
+    disk_total_bytes_s: float
+    """Bytes that this disk gives or takes in all: an assumption."""
     sample_s: float
     """Seconds to put a sample into a batch."""
 
@@ -99,6 +101,7 @@ CORE = Core(
     decode_s={"fp16": 1.3e-9, "int8": 0.32e-9, "int4": 0.47e-9, "pq": 0.83e-9},
     write_bytes_s=2.1e9,
     disk_bytes_s=1e9,
+    disk_total_bytes_s=20e9,
     sample_s=11e-6,
 )
 

@@ -191,11 +191,11 @@ class _Costs:
         size = kept.tokens * layers * bytes_per_token(exp.cache.codec, self.teacher.hidden)
         if stores_logits(exp, scope):
             size += 4 * kept.samples * self._labels
-        background_s = size / self.core.write_bytes_s + self._disk_s(size) + lengths.samples * self.core.sample_s
-        if not self.device.is_gpu or is_trained(exp.cache.codec):
-            background_s += kept.tokens * layers * self.teacher.hidden * self.core.encode_s[exp.cache.codec]
         shards = math.ceil(kept.tokens / exp.cache.shard_tokens)
         used = min(self.place.processes, shards)
+        background_s = size / self.core.write_bytes_s + self._disk_s(size, used) + lengths.samples * self.core.sample_s
+        if not self.device.is_gpu or is_trained(exp.cache.codec):
+            background_s += kept.tokens * layers * self.teacher.hidden * self.core.encode_s[exp.cache.codec]
         return StageCost(
             samples=lengths.samples,
             tokens=lengths.tokens,
@@ -233,9 +233,10 @@ class _Costs:
             frozen += self._teacher_beside(system, samples, longest)
             if targets and not caches_targets(exp):
                 frozen += forward(self.teacher, tokens, longest)
-            return self._with_background(self._trained_s(trained, frozen), samples * self._read_s(read))
+            return self._with_background(self._trained_s(trained, frozen), samples * sample_s)
 
         read = self._read_tokens(system) + (targets * lengths.mean if caches_targets(exp) else 0.0)
+        sample_s = self._sample_s(read, self._used(optim, lengths))
         weights = self.student.parameters + self._extra_weights(system)
         return self._training(optim, lengths, weights, pass_s, read * self._state_bytes)
 
@@ -252,9 +253,10 @@ class _Costs:
             frozen = self._teacher_beside(system, samples, longest)
             if not caches_targets(exp) and self._labels > 1:
                 frozen += forward(self.teacher, tokens, longest)
-            return self._with_background(self._trained_s(trained, frozen), samples * self._read_s(read))
+            return self._with_background(self._trained_s(trained, frozen), samples * sample_s)
 
         read = self._read_tokens(system)
+        sample_s = self._sample_s(read, self._used(exp.distill.prediction, lengths))
         weights = self.student.parameters + self._extra_weights(system)
         return self._training(exp.distill.prediction, lengths, weights, pass_s, read * self._state_bytes)
 
@@ -285,14 +287,15 @@ class _Costs:
     def _state_bytes(self) -> float:
         return bytes_per_token(self.exp.cache.codec, self.teacher.hidden)
 
-    def _read_s(self, states: float) -> float:
-        """Core seconds to have a sample ready that reads so many cached states."""
+    def _sample_s(self, states: float, readers: int) -> float:
+        """Core seconds to have a sample ready that reads so many cached states, as ``readers`` processes do."""
         decode_s = states * self.teacher.hidden * self.core.decode_s[self.exp.cache.codec]
-        return self.core.sample_s + decode_s + self._disk_s(states * self._state_bytes)
+        return self.core.sample_s + decode_s + self._disk_s(states * self._state_bytes, readers)
 
-    def _disk_s(self, size: float) -> float:
+    def _disk_s(self, size: float, users: int) -> float:
         """What waits for a disk that nodes share; on one machine the cache lies in memory."""
-        return size / self.core.disk_bytes_s if self.device.is_gpu else 0.0
+        rate = min(self.core.disk_bytes_s, self.core.disk_total_bytes_s / users)
+        return size / rate if self.device.is_gpu else 0.0
 
     def _extra_weights(self, system: SystemName) -> int:
         """Of the maps from the teacher's width (keys and values) and to it (hidden losses)."""
@@ -317,8 +320,7 @@ class _Costs:
         """All steps of a job. ``pass_s(samples, longest)`` gives the device seconds of one micro-batch."""
         batch, micro = min(optim.batch_size, lengths.samples), self.exp.engine.micro_batch_size
         padded, steps = lengths.padded(batch, micro), optim.total_steps(lengths.samples)
-        processes = self.place.processes
-        used = min(processes, len(padded))
+        processes, used = self.place.processes, self._used(optim, lengths)
         fixed_s = self.device.pass_s + weights * self.device.parameter_s
         # Samples are sorted by length, so the last micro-batch of each round is its longest, and all wait for it.
         rounds = [padded[min(start + processes, len(padded)) - 1] for start in range(0, len(padded), processes)]
@@ -334,6 +336,11 @@ class _Costs:
             read_bytes_s=sample_bytes * batch / used / step_s,
             used=used,
         )
+
+    def _used(self, optim: OptimConfig, lengths: Lengths) -> int:
+        """Processes for which a step has a micro-batch."""
+        batch = min(optim.batch_size, lengths.samples)
+        return min(self.place.processes, math.ceil(batch / self.exp.engine.micro_batch_size))
 
     def _with_background(self, compute_s: float, background_s: float) -> float:
         """A GPU computes while cores encode and decode; where the device is a core, it does both."""

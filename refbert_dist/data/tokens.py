@@ -142,7 +142,7 @@ def _finish(
         )
     lengths = [sum(counts) for counts in zip_longest(*(record["length_counts"] for record in found), fillvalue=0)]
     return artifact.finish(
-        [name for unit, of_unit in shards.items() for name in (*of_unit, unit.name)],
+        [name for unit, of_unit in shards.items() for name in (unit.name, *of_unit)],
         {
             "kind": "tokens",
             "part": part,

@@ -107,8 +107,8 @@ def test_every_file_has_shards_and_a_record_of_its_own(model: Path, text: Path, 
     expected = [(number // PER_FILE << DOCUMENT_BITS) + number % PER_FILE for number in range(len(DOCUMENTS))]
     assert np.unique(tokens.documents).tolist() == expected
     assert manifest["names"] == sorted(manifest["names"])
-    assert {name[:10] for name in manifest["names"]} == {f"file-0000{number}" for number in range(4)}
-    assert tokens_artifact(exp, "corpus").committed() == {*manifest["names"], *(f"file-0000{n}" for n in range(6))}
+    assert {name[:10] for name in manifest["names"]} == {f"file-0000{number}" for number in range(6)}
+    assert tokens_artifact(exp, "corpus").committed() == set(manifest["names"])
     # What a file gives does not depend on the files beside it.
     alone = experiment(model, tmp_path / "alone", text / "part-2.txt")
     assert build_tokens(alone, "corpus")["samples"] == sum("file-00002" in name for name in names_of_samples(exp))
@@ -120,7 +120,7 @@ def test_every_file_has_shards_and_a_record_of_its_own(model: Path, text: Path, 
 
 def names_of_samples(exp: Experiment) -> list[str]:
     artifact = tokens_artifact(exp, "corpus")
-    return [name for name in artifact.names() for _ in range((artifact.sidecar(name) or {})["samples"])]
+    return [name for name in artifact.names() for _ in range((artifact.sidecar(name) or {}).get("samples", 0))]
 
 
 @pytest.mark.faults

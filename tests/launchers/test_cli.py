@@ -1,6 +1,5 @@
 """What a person at the command line sees: plans, results, and one sentence for every wrong input."""
 
-import io
 import json
 import shutil
 import subprocess
@@ -16,23 +15,6 @@ from launchers import cli
 from refbert_dist.data.builtin import python_docs_documents
 
 Refbert = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def refbert(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refbert:
-    """Run the command in this process; gives exit code, stdout and stderr."""
-
-    def run(*arguments: object, stdin: str | bytes = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["refbert", *map(str, arguments)])
-        data = stdin if isinstance(stdin, bytes) else stdin.encode()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +56,7 @@ def test_a_run_ends_with_table_and_paths_and_then_has_nothing_to_do(
     assert "RefBERT k=2" in out and "teacher" in out
     assert str(finished / "export") in out.replace("\n", "")
     stages = {path.stem: json.loads(path.read_text())["processes"] for path in (finished / "stages").iterdir()}
-    assert stages["cache-general"] == stages["distill-task"] == stages["finetune"] == 2
-    assert stages["prepare"] == stages["evaluate"] == 1
+    assert {name: count for name, count in stages.items() if count != 2} == {"evaluate": 1, "export": 1}
     provenance = json.loads((finished / "provenance.json").read_text())
     assert "deepspeed" in json.dumps(provenance)
 
