@@ -181,7 +181,7 @@ def test_where_nothing_is_damaged_nothing_is_repaired(path: Path, exp: Experimen
 def test_what_others_are_made_from_is_repaired_first_and_nothing_else_is_touched(exp: Experiment) -> None:
     before = state(exp.cache.dir)
     tokens = tokens_artifact(exp, "corpus")
-    shard = tokens.names()[0]
+    shard = tokens.names()[1]
     tokens.file(shard, "parquet").unlink()
     (neighbours_artifact(exp, "corpus").path / "shard-00000.json").unlink()
     spoil(states_artifact(exp, "general").file("shard-00001", "safetensors"))
