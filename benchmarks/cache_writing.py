@@ -2,7 +2,7 @@
 
     python benchmarks/cache_writing.py EXP.yaml [FIELD=VALUE]...
 
-Needs the experiment's tokens (refbert prepare EXP.yaml). In every round each way takes the same shard in turn, in one
+Needs the experiment's tokens (refbert prepare EXP.yaml). In every round each way takes the same shards in turn, in one
 process; medians and ratios are printed. Shards go to a temporary folder of cache.dir.
 
 forward   the batches of our plan through the wrapped teacher; what it says is dropped
@@ -35,14 +35,16 @@ from refbert_dist.models.locate import resolve_model
 from refbert_dist.tracking.quiet import quiet_libraries
 
 ROUNDS = 7
+SHARDS = 3
+"""Shards in a round: while one is committed, the next is computed."""
 
 
 def padded_loop(spec: str, tokens: TokenSet, length: int, batch: int, device: torch.device) -> Callable[..., None]:
     model = AutoModel.from_pretrained(resolve_model(spec)).to(device).eval()
 
-    def run(plan: CachePlan, shard: ShardPlan) -> None:
-        for start in range(shard.start, shard.stop, batch):
-            samples = plan.rows[start : min(start + batch, shard.stop)]
+    def run(plan: CachePlan, shards: list[ShardPlan]) -> None:
+        for start in range(shards[0].start, shards[-1].stop, batch):
+            samples = plan.rows[start : min(start + batch, shards[-1].stop)]
             ids = np.zeros((len(samples), length), np.int64)
             mask = np.zeros((len(samples), length), np.int64)
             for row, sample in enumerate(samples.tolist()):
@@ -76,26 +78,33 @@ def main() -> None:
             exp.teacher.model, tokens, length, max(1, exp.cache.batch_tokens // length), device_of(world)
         )
 
-        def bare(plan: CachePlan, shard: ShardPlan) -> None:
-            for rows in plan.batches(shard, exp.cache.batch_tokens):
-                forward(rows)
-
-        def write(plan: CachePlan, shard: ShardPlan) -> None:
-            with ShardWriter(Artifact(Path(folder) / str(time.time_ns())), plan, codecs, {}) as writer:
-                opened = writer.open(shard)
+        def bare(plan: CachePlan, shards: list[ShardPlan]) -> None:
+            for shard in shards:
                 for rows in plan.batches(shard, exp.cache.batch_tokens):
-                    writer.add(opened, rows, forward(rows))
-                writer.commit(opened)
+                    forward(rows)
+
+        def write(plan: CachePlan, shards: list[ShardPlan]) -> None:
+            with ShardWriter(Artifact(Path(folder) / str(time.time_ns())), plan, codecs, {}) as writer:
+                for shard in shards:
+                    opened = writer.open(shard)
+                    for rows in plan.batches(shard, exp.cache.batch_tokens):
+                        writer.add(opened, rows, forward(rows))
+                    writer.commit(opened)
                 writer.drain()
 
-        ways: dict[str, Callable[[CachePlan, ShardPlan], None]] = {"forward": bare, "write": write, "padded": padded}
+        ways: dict[str, Callable[[CachePlan, list[ShardPlan]], None]] = {
+            "forward": bare,
+            "write": write,
+            "padded": padded,
+        }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(ROUNDS + 1):
-            shard = plan.shards[number % len(plan.shards)]
-            count = int(plan.lengths[shard.start : shard.stop].sum())
+            first = number * SHARDS % max(1, len(plan.shards) - SHARDS)
+            shards = plan.shards[first : first + SHARDS]
+            count = int(plan.lengths[shards[0].start : shards[-1].stop].sum())
             for name, way in ways.items():
                 start = time.perf_counter()
-                way(plan, shard)
+                way(plan, shards)
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
                 if number:  # the first round warms up

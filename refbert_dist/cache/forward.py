@@ -57,7 +57,9 @@ class TeacherForward:
         return dict(zip(names, outputs, strict=True))
 
 
-def kept(plan: CachePlan, rows: np.ndarray, state: torch.Tensor) -> torch.Tensor:
-    """Which positions of a padded batch are stored, bool ``[B, S]``."""
-    lengths = torch.from_numpy(plan.stored[rows].astype(np.int64))
-    return (torch.arange(state.shape[1])[None, :] < lengths[:, None]).to(state.device)
+def kept(plan: CachePlan, rows: np.ndarray, states: torch.Tensor) -> torch.Tensor:
+    """The stored positions of a padded batch ``[B, S, T]``, one row after the other: ``[N, T]``."""
+    starts = np.arange(len(rows)) * states.shape[1]
+    lengths = plan.stored[rows]
+    places = np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)])
+    return states.flatten(0, 1).index_select(0, torch.from_numpy(places).to(states.device))

@@ -101,7 +101,7 @@ class ShardWriter:
             if name == LOGITS:
                 self._put(shard, name, first, state.float().cpu().numpy(), len(shard.offsets) - 1)
                 continue
-            for part, array in self.codecs[name].encode(state[kept(self.plan, rows, state)]).items():
+            for part, array in self.codecs[name].encode(kept(self.plan, rows, state)).items():
                 self._put(shard, f"{name}.{part}" if part else name, places, array, int(shard.offsets[-1]))
 
     @staticmethod

@@ -162,8 +162,7 @@ def _train_codecs(exp: Experiment, forward: TeacherForward, artifact: Artifact, 
     for rows in batches_by_length(forward.plan.lengths, forward.plan.training_rows(), exp.cache.batch_tokens):
         states = forward(rows)
         for layer, found in samples.items():
-            state = states[f"h{layer}"]
-            found.append(state[kept(forward.plan, rows, state)].float().cpu().numpy())
+            found.append(kept(forward.plan, rows, states[f"h{layer}"]).float().cpu().numpy())
     arrays = {
         f"h{layer}.{name}": array
         for layer, found in samples.items()
