@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from refbert_dist.cache.codec import PQ_SAMPLE_TOKENS, bytes_per_token, is_trained, open_codec, train_codebook
+from refbert_dist.cache.codec import SAMPLE_TOKENS, bytes_per_token, is_trained, open_codec, train_codebook
 from refbert_dist.data.builtin import python_docs_topics
 from refbert_dist.models.locate import resolve_model
 from refbert_dist.models.parts import attention_scores
@@ -50,7 +50,7 @@ def text_states(spec: str, teacher: Teacher, layers: list[int]) -> dict[int, lis
         for layer in layers:
             found[layer] += [row[:length].numpy() for row, length in zip(hidden[layer], lengths, strict=True)]
         tokens += sum(lengths)
-        if tokens >= TEST_TOKENS + PQ_SAMPLE_TOKENS:
+        if tokens >= TEST_TOKENS + SAMPLE_TOKENS:
             break
     return found
 
@@ -83,7 +83,7 @@ def row(name: str, layer: int, texts: list[np.ndarray], sample: np.ndarray, teac
     states = np.concatenate(texts)
     tokens, width = states.shape
     start = time.perf_counter()
-    codebook = train_codebook(name, sample, seed=0) if is_trained(name) else None
+    codebook = train_codebook(name, sample) if is_trained(name) else None
     training = time.perf_counter() - start
     codec = open_codec(name, width, codebook)
     given = torch.from_numpy(states)
@@ -112,7 +112,7 @@ def main() -> None:
     print("                bytes      mean    rel.    rel.     encode         decode            training")
     print("layer codec   a token    cosine   error  scores   tokens/s  GB/s   tokens/s  GB/s  seconds")
     for layer in layers:
-        sample = np.concatenate(states[layer][cut:])[:PQ_SAMPLE_TOKENS]
+        sample = np.concatenate(states[layer][cut:])[:SAMPLE_TOKENS]
         for name in CODECS:
             print(row(name, layer, states[layer][:cut], sample, teacher), flush=True)
 

@@ -140,7 +140,7 @@ def codec_constants() -> Iterator[tuple[str, float, float]]:
     """Name, seconds to encode and to decode a value, at the width of BERT-base."""
     states = torch.randn(16384, 768)
     for name in ("fp16", "int8", "int4", "pq"):
-        book = train_codebook(name, states.numpy(), 0) if is_trained(name) else None
+        book = train_codebook(name, states.numpy()) if is_trained(name) else None
         codec = open_codec(name, states.shape[1], book)
         stored = codec.encode(states)
         spans = [slice(start, start + 64) for start in np.random.default_rng(0).permutation(256) * 64]

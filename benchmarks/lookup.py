@@ -5,7 +5,7 @@
 A table with a header gives the texts of one column; plain text (``.gz`` too) is cut into pieces of 95 words, about 128
 tokens, and each block between blank lines is a document; without a file the documentation that Python ships is used.
 Every text is in the pool, and evenly spread ones are looked up. Rounds alternate; medians are printed, and the numbers
-from which refbert_dist.references.cost computes what a lookup of any size takes.
+from which refbert_dist.costs.lookup computes what a lookup of any size takes.
 """
 
 import csv

@@ -19,7 +19,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from refbert_dist.artifacts import Artifact
 from refbert_dist.config import load_experiment
-from refbert_dist.data.corpus import documents
+from refbert_dist.data.corpus import sources
 from refbert_dist.data.samples import BATCH_CHARACTERS
 from refbert_dist.data.tokenizer import load_tokenizer
 from refbert_dist.data.tokens import SHARD_FACTOR
@@ -43,7 +43,7 @@ def main() -> None:
     tokenizer = load_tokenizer(exp.teacher.model)
     batches: list[list[str]] = [[]]
     size = 0
-    for document in documents(exp.corpus):
+    for document in (document for source in sources(exp.corpus) for document in source.documents()):
         if size >= BATCH_CHARACTERS:
             batches.append([])
             size = 0

@@ -8,26 +8,21 @@ from functools import partial
 
 from rich.console import Console
 
+from launchers.readable import size
 from refbert_dist import pipeline, preflight
 from refbert_dist.artifacts import Artifact, Damage
 from refbert_dist.artifacts.shards import MANIFEST
-from refbert_dist.cache.contract import Scope, check_made_from, ingredients, scope_part, states_artifact
+from refbert_dist.cache.contract import Scope, check_made_from, ingredients, scope_part, scopes, states_artifact
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import TokenSet, check_sources, parts, tokens_artifact
 from refbert_dist.errors import RefusedError
 from refbert_dist.rundir import open_run
 
-SCOPES: tuple[Scope, ...] = ("general", "task")
-
 
 @dataclass(frozen=True)
-class Item:
-    """One artefact of an experiment."""
+class Item(pipeline.Leaf):
+    """One artefact of an experiment, and how to tell that it is out of date."""
 
-    label: str
-    stage: str
-    """The stage that builds it."""
-    artifact: Artifact
     check: Callable[[], object]
     """Raises :class:`UserError` if what it was made from has changed since; of a finished and undamaged one."""
 
@@ -37,7 +32,7 @@ class Item:
         return self.artifact.complete or bool(self.artifact.committed()) or bool(self.artifact.users())
 
     @property
-    def size(self) -> str:
+    def extent(self) -> str:
         """Shards and bytes, for people."""
         if not self.artifact.complete:
             return f"{len(self.artifact.committed())} shards so far"
@@ -45,7 +40,7 @@ class Item:
             manifest = self.artifact.manifest()
         except RefusedError:
             return "of unknown size"
-        return f"{manifest['shards']} shards, {size_of(manifest['bytes'])}"
+        return f"{manifest['shards']} shards, {size(manifest['bytes'])}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def items_of(exp: Experiment) -> list[Item]:
     """The artefacts that an experiment has in the cache, those that others are made from first."""
     checks: dict[str, Callable[[], object]] = {
         **{f"tokens {part}": partial(check_sources, exp, part) for part in parts(exp)},
-        **{f"teacher states, {scope}": partial(_check_states, exp, scope) for scope in SCOPES},
+        **{f"teacher states, {scope}": partial(_check_states, exp, scope) for scope in scopes(exp)},
     }
     # Of neighbours and vectors, the stage itself compares the fingerprints of the tokens.
     return [
@@ -101,11 +96,11 @@ def verify(exp: Experiment, full: bool, dry_run: bool) -> None:
             console.print(f"{item.label:24} not built", highlight=False, soft_wrap=True)
         elif dry_run:
             where = item.artifact.path
-            console.print(f"{item.label:24} would check {item.size} in {where}", highlight=False, soft_wrap=True)
+            console.print(f"{item.label:24} would check {item.extent} in {where}", highlight=False, soft_wrap=True)
         else:
             found = list(item.artifact.verify(full))
             state = "DAMAGED" if found else ("ok" if item.artifact.complete else "unfinished")
-            console.print(f"{item.label:24} {state:10} {item.size}", highlight=False, soft_wrap=True)
+            console.print(f"{item.label:24} {state:10} {item.extent}", highlight=False, soft_wrap=True)
             _show(console, item, found)
             damaged += len({damage.shard for damage in found})
     if damaged:
@@ -199,11 +194,3 @@ def _outcome(artifact: Artifact, name: str, before: set[str]) -> str:
     if before and before != _files(artifact, name):
         return "written again, with other bytes than before (another machine or other library versions)"
     return "written again, byte for byte" if before else "written again"
-
-
-def size_of(count: int) -> str:
-    """Bytes, for people."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:,.1f} {unit}"
-    return f"{count / 1e3:,.1f} kB"

@@ -9,7 +9,8 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from launchers.cache import items_of, size_of
+from launchers.cache import items_of
+from launchers.readable import size
 from refbert_dist.artifacts.garbage import Holding, debris, remove, survey, sweep
 from refbert_dist.cache.models import general_student, task_teacher
 from refbert_dist.config import load_experiment
@@ -24,8 +25,8 @@ def gc(cache_dir: Path, yes: bool, dry_run: bool) -> None:
     named = {run_dir: _named_by(run_dir) for run_dir in {user for holding in holdings for user in holding.users}}
     for holding in holdings:
         used = time.strftime("%Y-%m-%d", time.localtime(holding.last_used))
-        size = f"{size_of(holding.bytes):>10} {holding.files:>7,} files  last used {used}"
-        console.print(f"{holding.name:30} {size}  {_verdict(holding)}", highlight=False, soft_wrap=True)
+        extent = f"{size(holding.bytes):>10} {holding.files:>7,} files  last used {used}"
+        console.print(f"{holding.name:30} {extent}  {_verdict(holding)}", highlight=False, soft_wrap=True)
         for run_dir, existence in holding.users.items():
             words = {"gone": "run is gone", "unknown": "cannot tell from here", "exists": "run exists"}[existence]
             words = "used by" if existence == "exists" and holding.name in named[run_dir] else words
@@ -39,8 +40,8 @@ def gc(cache_dir: Path, yes: bool, dry_run: bool) -> None:
     if not doomed and not litter:
         console.print(f"nothing to delete in {cache_dir}", highlight=False, soft_wrap=True)
         return
-    size = size_of(sum(holding.bytes for holding in doomed))
-    what = f"{len(doomed)} artefact(s) of {size} and {len(litter)} file(s) of killed writers"
+    room = size(sum(holding.bytes for holding in doomed))
+    what = f"{len(doomed)} artefact(s) of {room} and {len(litter)} file(s) of killed writers"
     if dry_run or not (yes or sys.stdin.isatty()):
         console.print(f"{what} can be deleted; run again with --yes to do so", highlight=False, soft_wrap=True)
     elif yes or typer.confirm(f"delete {what}?"):

@@ -42,7 +42,12 @@ def show_plan(exp: Experiment, targets: Iterable[str], profile: Profile, console
     costs = {name: stage_costs(exp, found, place) for name, place in places.items()}
     console.print(_made(exp, stages, to_run, places, next(iter(costs.values()))))
     console.print(_taken([stage.name for stage in stages if stage.name in to_run], places, costs))
-    for line in [*text_remarks(exp, found), *rate_remarks(places), *_stage_remarks(exp, to_run, places, costs)]:
+    for line in [
+        *text_remarks(exp, found),
+        *rate_remarks(places),
+        *_crowding(places),
+        *_stage_remarks(exp, to_run, places, costs),
+    ]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -151,6 +156,15 @@ def rate_remarks(places: Mapping[str, Place]) -> Iterator[str]:
     yield f"       cores as measured on {core.name}; {cores} of them for each GPU"
     disk, total = core.disk_bytes_s / 1e9, core.disk_total_bytes_s / 1e9
     yield f"       a shared disk of {total:.0f} GB/s in all, and {disk:.0f} GB/s for each process, is assumed"
+
+
+def _crowding(places: Mapping[str, Place]) -> Iterator[str]:
+    for place in places.values():
+        if not place.rates.device.is_gpu and place.processes > place.cores:
+            yield (
+                f"{place.processes} processes share {place.cores} cores here, but the time by the clock is that of a "
+                "core for each; set launch.processes to the number of cores"
+            )
 
 
 def _stage_remarks(

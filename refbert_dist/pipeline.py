@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from refbert_dist import preflight
 from refbert_dist.artifacts import Artifact
-from refbert_dist.cache.contract import Scope, is_cached, states_artifact
+from refbert_dist.cache.contract import is_cached, scopes, states_artifact
 from refbert_dist.cache.models import check_shared, general_student, is_saved, task_teacher
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
@@ -81,8 +81,9 @@ def leaves(exp: Experiment) -> list[Leaf]:
             found += [Leaf(f"vectors {part}", "retrieve", vectors_artifact(exp, part)) for part in parts(exp)]
         found += [Leaf(f"neighbours {part}", "retrieve", neighbours_artifact(exp, part)) for part in parts(exp)]
     if is_cached(exp):
-        scopes: list[Scope] = [*(["general"] if exp.corpus else []), *(["task"] if exp.task else [])]  # type: ignore[list-item]
-        found += [Leaf(f"teacher states, {scope}", f"cache-{scope}", states_artifact(exp, scope)) for scope in scopes]
+        found += [
+            Leaf(f"teacher states, {scope}", f"cache-{scope}", states_artifact(exp, scope)) for scope in scopes(exp)
+        ]
     return found
 
 

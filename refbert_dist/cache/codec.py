@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from refbert_dist.cache.codecs.faiss_library import require_faiss
+from refbert_dist.cache.codecs import PQ_ASKS
 from refbert_dist.errors import UserError, did_you_mean
+from refbert_dist.faiss_library import require_faiss
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ PQ_NARROW = 384
 """Width up to which 4 values make a byte; beyond it 8 do, so that 768 and less take at most 100 bytes."""
 PQ_STAGES = 4
 """Bytes that name centroids of the whole state."""
-PQ_SAMPLE_TOKENS = 32768
+SAMPLE_TOKENS = 32768
 """Tokens that a codebook is best trained on: with half of them the error is 4 % larger, with twice 3 % smaller."""
 
 
@@ -77,7 +78,7 @@ def check_codec(name: str, width: int) -> None:
     """Raise UserError when the codec cannot hold states of ``width``, or needs faiss and it is not installed."""
     _check_width(name, width)
     if is_trained(name):
-        require_faiss(name)
+        require_faiss(*PQ_ASKS)
 
 
 def is_trained(name: str) -> bool:
@@ -86,13 +87,16 @@ def is_trained(name: str) -> bool:
     return name == "pq"
 
 
-def train_codebook(name: str, sample: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Codebook of one layer from float32 ``[N, T]``; the same sample and seed give the same bytes."""
+def train_codebook(name: str, sample: np.ndarray) -> dict[str, np.ndarray]:
+    """Codebook of one layer from float32 ``[N, T]``; the same sample gives the same bytes.
+
+    The experiment's seed does not count: runs of all seeds share a cache.
+    """
     if not is_trained(name):
         raise ValueError(f"codec '{name}' has no codebook")
     from refbert_dist.cache.codecs.product import train
 
-    return train(sample, PQ_STAGES, _pq_run(sample.shape[1]), seed)
+    return train(sample, PQ_STAGES, _pq_run(sample.shape[1]))
 
 
 def open_codec(name: str, width: int, codebook: Mapping[str, np.ndarray] | None = None) -> Codec:

@@ -28,6 +28,12 @@ RECIPE = "recipe"
 """Name of the shard without files that tells what the others are made from."""
 
 
+def scopes(exp: Experiment) -> tuple[Scope, ...]:
+    """The scopes that an experiment has."""
+    general: tuple[Scope, ...] = ("general",) if exp.corpus else ()
+    return (*general, "task") if exp.task else general
+
+
 def scope_part(scope: Scope) -> Part:
     """The token set that a scope's states belong to; it is also the pool that references come from."""
     return "corpus" if scope == "general" else "train"

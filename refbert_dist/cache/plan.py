@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from refbert_dist.artifacts import shard_name
+from refbert_dist.cache.codec import SAMPLE_TOKENS
 from refbert_dist.errors import UserError
 
 PLAN_VERSION = 2
 """Raised when batches are formed differently, which may change the last bits of what is computed."""
 CODEBOOK = "codebook"
 """Name of the shard that holds what a trained codec learned."""
-CODEBOOK_TOKENS = 32768
-"""Tokens that a trained codec learns from."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ class CachePlan:
         known[known] = self.rows[places[known]] == samples[known]
         if not known.all():
             raise UserError(
-                f"sample {samples[~known][0]} is not in the teacher cache, which holds {len(self.rows)} samples "
-                f"({self.rows[0]} to {self.rows[-1]}); set references.states=cache and distill.targets=cache to what "
-                "is read, and build the cache again"
+                f"sample {samples[~known][0]} is not in the teacher cache, which holds {len(self.rows)} samples from "
+                f"{self.rows[0]} to {self.rows[-1]}: with distill.targets=online only those of the pool; set "
+                "distill.targets=cache to store all"
             )
         shards = np.searchsorted(self._starts, places, side="right") - 1
         return shards, places - self._starts[shards]
@@ -78,9 +77,9 @@ class CachePlan:
         return batches_by_length(self.lengths, np.arange(shard.start, shard.stop), batch_tokens)
 
     def training_rows(self) -> np.ndarray:
-        """Stored rows from which a trained codec learns: evenly spread, about ``CODEBOOK_TOKENS`` tokens."""
+        """Stored rows from which a trained codec learns: evenly spread, about ``SAMPLE_TOKENS`` tokens."""
         tokens = int(self.stored.sum())
-        count = max(1, min(len(self.rows), round(len(self.rows) * CODEBOOK_TOKENS / max(1, tokens))))
+        count = max(1, min(len(self.rows), round(len(self.rows) * SAMPLE_TOKENS / max(1, tokens))))
         return np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64)
 
 

@@ -166,6 +166,6 @@ def _train_codecs(exp: Experiment, forward: TeacherForward, artifact: Artifact, 
     arrays = {
         f"h{layer}.{name}": array
         for layer, found in samples.items()
-        for name, array in train_codebook(exp.cache.codec, np.concatenate(found), exp.seed).items()
+        for name, array in train_codebook(exp.cache.codec, np.concatenate(found)).items()
     }
     artifact.commit(CODEBOOK, {"safetensors": save_tensors(arrays)}, meta)

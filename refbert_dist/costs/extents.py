@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from refbert_dist.config import CorpusConfig, Experiment, TaskConfig
 from refbert_dist.costs.lengths import Lengths
-from refbert_dist.data.corpus import Source, sources
-from refbert_dist.data.tasks import load_task
+from refbert_dist.data.corpus import Source, is_remote, sources
+from refbert_dist.data.tasks import Example, load_task
 from refbert_dist.data.tokens import Part, parts, tokens_artifact
 
 CHARACTERS_PER_TOKEN = 4.6
@@ -59,10 +58,7 @@ def extents(exp: Experiment, characters_per_token: float = CHARACTERS_PER_TOKEN)
 
 def sample_texts(corpus: CorpusConfig) -> list[str]:
     """The first documents, about a million characters; none of a data set that would have to be downloaded."""
-    source = sources(corpus)[0]
-    if not source.files and corpus.format != "builtin" and not corpus.path.startswith("builtin:"):
-        return []
-    return list(_first(source.documents()))
+    return [] if is_remote(corpus) else list(_first(sources(corpus)[0].documents()))
 
 
 def _first(documents: Iterator[str]) -> Iterator[str]:
@@ -117,10 +113,10 @@ def _document_lengths(corpus: CorpusConfig, characters: Iterable[int], character
     return lengths or [corpus.min_length]
 
 
-def _row_lengths(task: TaskConfig, rows: Iterable[object], characters_per_token: float) -> list[int]:
+def _row_lengths(task: TaskConfig, rows: Iterable[Example], characters_per_token: float) -> list[int]:
     lengths = []
-    for row in islice(rows, None):
-        text = row.text_a + (row.text_b or "")  # type: ignore[attr-defined]
-        special = SINGLE if row.text_b is None else PAIR  # type: ignore[attr-defined]
+    for row in rows:
+        text = row.text_a + (row.text_b or "")
+        special = SINGLE if row.text_b is None else PAIR
         lengths.append(min(task.max_length, round(len(text) / characters_per_token) + special))
     return lengths

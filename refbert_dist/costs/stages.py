@@ -21,13 +21,13 @@ from refbert_dist.cache.contract import (
 from refbert_dist.config import Experiment, OptimConfig, SystemName
 from refbert_dist.costs.extents import Extent
 from refbert_dist.costs.lengths import Lengths
+from refbert_dist.costs.lookup import bm25_cost, dense_cost
 from refbert_dist.costs.rates import Rates
 from refbert_dist.costs.work import Shape, Work, forward, losses, reading, student_shape, teacher_shape
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import SHARD_FACTOR, Part
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import teacher_info
-from refbert_dist.references.cost import bm25_cost, dense_cost
 from refbert_dist.references.lookup import SHARD_QUERIES
 
 TOKEN_BYTES = 7.2

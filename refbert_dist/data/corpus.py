@@ -53,15 +53,9 @@ def sources(corpus: CorpusConfig) -> list[Source]:
     return [Source(tuple(path for path, _ in files), partial(_first_documents, corpus))]
 
 
-def documents(corpus: CorpusConfig) -> Iterator[str]:
-    """Yield the documents of all sources; no text at all raises :class:`UserError`, too."""
-    empty = True
-    for source in sources(corpus):
-        for document in source.documents():
-            empty = False
-            yield document
-    if empty:
-        raise no_text(corpus)
+def is_remote(corpus: CorpusConfig) -> bool:
+    """Whether its text would have to be downloaded."""
+    return _format_of_path(corpus) == "hub"
 
 
 def no_text(corpus: CorpusConfig) -> UserError:

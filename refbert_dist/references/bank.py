@@ -24,7 +24,7 @@ from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.references.dense import Dense
 from refbert_dist.references.guards import TextPair
 from refbert_dist.references.retriever import Retriever
-from refbert_dist.references.retrievers import encode_texts, load_retriever
+from refbert_dist.references.retriever_choice import encode_texts, load_retriever
 from refbert_dist.references.search import GuardedSearch, Queries
 
 if TYPE_CHECKING:

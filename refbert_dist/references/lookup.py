@@ -24,7 +24,7 @@ from refbert_dist.errors import UserError
 from refbert_dist.models.locate import model_folder, weights_fingerprint
 from refbert_dist.references.guards import EVALUATION_TEXT, GUARDS, TextPair, evaluation_rows
 from refbert_dist.references.neighbours import neighbours_artifact, neighbours_recipe, pool_part
-from refbert_dist.references.retrievers import Encode, encoder, pool_retriever
+from refbert_dist.references.retriever_choice import Encode, encoder, pool_retriever
 from refbert_dist.references.search import Found, GuardedSearch, Queries
 from refbert_dist.references.statistics import compared, label_agreement, similarity, similarity_sums
 from refbert_dist.references.vectors import build_vectors, needs_vectors, require_same

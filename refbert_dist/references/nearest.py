@@ -1,16 +1,18 @@
-"""Nearest vectors by inner product: the only module that knows faiss."""
+"""Nearest vectors by inner product."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 
-from refbert_dist.errors import UserError
+from refbert_dist.faiss_library import load_faiss, one_thread
 
 IndexKind = Literal["flat", "ivf", "hnsw"]
+
+DENSE_ASKS = ("references.retriever is 'dense'", "references.retriever=bm25")
+"""What asks for faiss, and the setting that does without."""
 
 LIST_VECTORS = 256
 """ivf: vectors for each inverted list."""
@@ -35,7 +37,7 @@ class NearestIndex:
     @classmethod
     def build(cls, vectors: np.ndarray, kind: IndexKind) -> NearestIndex:
         """Index vectors; the same ones give the same index."""
-        faiss = import_faiss()
+        faiss = load_faiss(*DENSE_ASKS)
         count, width = vectors.shape
         index: Any
         if kind == "flat":
@@ -50,7 +52,7 @@ class NearestIndex:
             index.hnsw.efConstruction = GRAPH_EFFORT
             index.hnsw.efSearch = GRAPH_SEARCH
         # Threads insert in the order in which they happen to run, and every order makes another graph.
-        with contextlib.nullcontext() if kind == "flat" else _one_thread(faiss):
+        with contextlib.nullcontext() if kind == "flat" else one_thread(faiss):
             if kind == "ivf":
                 index.train(vectors)
             index.add(vectors)
@@ -63,37 +65,10 @@ class NearestIndex:
 
     def to_bytes(self) -> np.ndarray:
         """The index, vectors included, in faiss's own format, uint8."""
-        stored: np.ndarray = import_faiss().serialize_index(self._index)
+        stored: np.ndarray = load_faiss(*DENSE_ASKS).serialize_index(self._index)
         return stored
 
     @classmethod
     def from_bytes(cls, stored: np.ndarray) -> NearestIndex:
         """What :meth:`to_bytes` gave."""
-        return cls(import_faiss().deserialize_index(np.array(stored)))
-
-
-def import_faiss() -> Any:
-    """The library; raises :class:`UserError` where it is not installed."""
-    try:
-        import faiss
-    except ImportError:
-        raise missing_faiss() from None
-    return faiss
-
-
-def missing_faiss() -> UserError:
-    """The error of an installation without it."""
-    return UserError(
-        "references.retriever is 'dense', which needs faiss, and it is not installed; "
-        "run `pip install 'refbert-dist[faiss]'`, or set references.retriever=bm25"
-    )
-
-
-@contextlib.contextmanager
-def _one_thread(faiss: Any) -> Iterator[None]:
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
+        return cls(load_faiss(*DENSE_ASKS).deserialize_index(np.array(stored)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ from refbert_dist.artifacts import Artifact, map_tensors, recipe_key
 from refbert_dist.config import Experiment
 from refbert_dist.data.tokens import Part, tokens_artifact
 from refbert_dist.errors import RefusedError, UserError
+from refbert_dist.faiss_library import require_faiss
+from refbert_dist.references.nearest import DENSE_ASKS
 
 NEIGHBOURS_VERSION = 2
 """Raised whenever the same samples would get other neighbours."""
@@ -52,10 +53,8 @@ def pool_part(part: Part) -> Part:
 
 def check_retriever(exp: Experiment) -> None:
     """Raise :class:`UserError` when what ``references.retriever`` needs is not installed."""
-    if exp.references.retriever == "dense" and importlib.util.find_spec("faiss") is None:
-        from refbert_dist.references.nearest import missing_faiss
-
-        raise missing_faiss()
+    if exp.references.retriever == "dense":
+        require_faiss(*DENSE_ASKS)
 
 
 def check_exportable(exp: Experiment) -> None:

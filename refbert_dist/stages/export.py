@@ -20,7 +20,7 @@ from refbert_dist.engine.world import World
 from refbert_dist.models.locate import resolve_model
 from refbert_dist.references.bank import ReferenceBank
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
-from refbert_dist.references.retrievers import pool_retriever
+from refbert_dist.references.retriever_choice import pool_retriever
 from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.students import load_classifier, load_encoder, model_folder
 

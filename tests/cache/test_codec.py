@@ -4,16 +4,13 @@ import hashlib
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from minilm_states import HELD_OUT, LAYER, NAMES, WIDTH, opened, random_states, round_trip
 from safetensors.numpy import save_file
-from tiny import MINILM
-from transformers import AutoModel, AutoTokenizer
 
 from refbert_dist.artifacts import map_tensors
 from refbert_dist.cache.codec import (
@@ -25,70 +22,14 @@ from refbert_dist.cache.codec import (
     open_codec,
     train_codebook,
 )
-from refbert_dist.cache.codecs.product import Product
 from refbert_dist.cache.codecs.scalar import Int4
-from refbert_dist.data.builtin import python_docs_topics
 from refbert_dist.errors import RefusedError, UserError
-from refbert_dist.models.locate import resolve_model
 from refbert_dist.models.parts import attention_scores
-
-NAMES = ("fp16", "int8", "int4", "pq")
-WIDTH = 384
-LAYER = 3
-TEXTS = 160
-HELD_OUT = 30
-
-
-@pytest.fixture(scope="module")
-def encoder() -> torch.nn.Module:
-    return AutoModel.from_pretrained(resolve_model(MINILM), attn_implementation="eager").eval()
-
-
-@pytest.fixture(scope="module")
-def texts(encoder: torch.nn.Module) -> list[np.ndarray]:
-    """Layer 3's states ``[L, T]`` of passages from all topics, one array a passage."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(MINILM))
-    passages = [passage for topic in python_docs_topics().values() for passage in topic]
-    chosen = np.random.default_rng(0).permutation(len(passages))[:TEXTS]
-    found: list[np.ndarray] = []
-    with torch.no_grad():
-        for start in range(0, TEXTS, 40):
-            rows = [passages[index] for index in chosen[start : start + 40]]
-            given = tokenizer(rows, return_tensors="pt", padding=True, truncation=True, max_length=64)
-            states = encoder(**given, output_hidden_states=True).hidden_states[LAYER].numpy()
-            found += [
-                row[:length] for row, length in zip(states, given["attention_mask"].sum(-1).tolist(), strict=True)
-            ]
-    return found
-
-
-@pytest.fixture(scope="module")
-def codebook(texts: list[np.ndarray]) -> dict[str, np.ndarray]:
-    return train_codebook("pq", np.concatenate(texts[:-HELD_OUT]), seed=0)
 
 
 @pytest.fixture(params=NAMES)
 def codec(request: pytest.FixtureRequest, codebook: dict[str, np.ndarray]) -> Codec:
     return opened(request.param, codebook)
-
-
-def opened(name: str, codebook: Mapping[str, np.ndarray]) -> Codec:
-    return open_codec(name, WIDTH, codebook if is_trained(name) else None)
-
-
-def round_trip(codec: Codec, states: np.ndarray) -> np.ndarray:
-    found = codec.decode(codec.encode(torch.from_numpy(states)))
-    assert found.dtype == np.float32 and found.shape == states.shape
-    return found
-
-
-def random_states(seed: int, tokens: int = 60, width: int = WIDTH) -> np.ndarray:
-    """Rows of very different size; every other time a few dimensions are far larger than the rest, as in BERT."""
-    rng = np.random.default_rng(seed)
-    states = rng.normal(size=(tokens, width)) * np.exp(rng.normal(size=(tokens, 1)))
-    if seed % 2:
-        states[:, rng.integers(width, size=3)] *= rng.uniform(10, 60, size=3)
-    return states.astype(np.float32)
 
 
 # -- size and identity -----------------------------------------------------------------------------------------------
@@ -103,7 +44,7 @@ def test_bytes_at_bert_base_width() -> None:
 @pytest.mark.parametrize("width", [64, 384, 768])
 def test_bytes_are_those_of_the_arrays(name: str, width: int) -> None:
     states = random_states(0, 300, width)
-    codec = open_codec(name, width, train_codebook(name, states, 0) if is_trained(name) else None)
+    codec = open_codec(name, width, train_codebook(name, states) if is_trained(name) else None)
     stored = codec.encode(torch.from_numpy(states[:7]))
     assert sum(array.nbytes for array in stored.values()) == 7 * bytes_per_token(name, width)
     assert {len(array) for array in stored.values()} == {7}
@@ -234,19 +175,6 @@ def relative_error(found: torch.Tensor, true: torch.Tensor) -> float:
     return float((found - true).norm() / true.norm())
 
 
-def test_stages_and_product_both_carry_the_state(texts: list[np.ndarray], codebook: dict[str, np.ndarray]) -> None:
-    states = np.concatenate(texts[-HELD_OUT:])
-    codec = Product(codebook)
-    codes = codec.encode(torch.from_numpy(states))[""]
-    rest = states.copy()
-    energy = [np.square(rest).sum()]
-    for number, stage in enumerate(codebook["stages"]):
-        rest -= stage[codes[:, number]]
-        energy.append(np.square(rest).sum())
-    energy.append(np.square(states - codec.decode({"": codes})).sum())
-    assert all(after < 0.97 * before for before, after in pairwise(energy))
-
-
 # -- any shape, any device, any place ---------------------------------------------------------------------------------
 
 
@@ -287,15 +215,6 @@ def test_stored_and_read_back_by_slices(codec: Codec, texts: list[np.ndarray], t
     np.testing.assert_array_equal(codec.decode(mapped), expected)
 
 
-def test_a_codebook_survives_storing(texts: list[np.ndarray], codebook: dict[str, np.ndarray], tmp_path: Path) -> None:
-    save_file(codebook, tmp_path / "codebook.safetensors")
-    read = opened("pq", map_tensors(tmp_path / "codebook.safetensors"))
-    states = torch.from_numpy(texts[-1])
-    codes = opened("pq", codebook).encode(states)
-    np.testing.assert_array_equal(read.encode(states)[""], codes[""])
-    np.testing.assert_array_equal(read.decode(codes), opened("pq", codebook).decode(codes))
-
-
 # -- the same bytes ---------------------------------------------------------------------------------------------------
 
 
@@ -309,7 +228,7 @@ def test_threads_do_not_change_a_byte(texts: list[np.ndarray]) -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             faiss.omp_set_num_threads(threads)
-            codebook = train_codebook("pq", sample, seed=1)
+            codebook = train_codebook("pq", sample)
             arrays = [*codebook.values()]
             for name in NAMES:
                 arrays += opened(name, codebook).encode(states).values()
@@ -319,21 +238,6 @@ def test_threads_do_not_change_a_byte(texts: list[np.ndarray]) -> None:
         torch.set_num_threads(before[0])
         faiss.omp_set_num_threads(before[1])
     assert found[0] == found[1] == found[2]
-
-
-def test_the_seed_matters(texts: list[np.ndarray]) -> None:
-    sample = np.concatenate(texts[:20])
-    one, same, other = (train_codebook("pq", sample, seed)["product"] for seed in (1, 1, 2))
-    assert (one == same).all() and (one != other).any()
-
-
-def test_an_accelerator_would_find_the_same_codes(texts: list[np.ndarray], codebook: dict[str, np.ndarray]) -> None:
-    codec = Product(codebook)
-    rest = torch.from_numpy(np.concatenate(texts[-HELD_OUT:]))
-    expected = codec.encode(rest)[""]
-    for stage, codes in zip(codebook["stages"], expected.T, strict=False):
-        rest = rest - torch.from_numpy(stage)[codes.astype(np.int64)]
-    assert (codec.on_device(rest) != expected[:, len(codebook["stages"]) :]).mean() < 1e-4  # ties
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -372,45 +276,6 @@ def test_unknown_codecs_and_versions_are_user_errors(name: str) -> None:
     for use in (codec_version, is_trained, lambda name: bytes_per_token(name, 8), lambda name: open_codec(name, 8)):
         with pytest.raises(UserError, match=rf"cache\.codec is '{name}', which is not known.*fp16, int8, int4, pq"):
             use(name)
-
-
-def test_codebooks_that_do_not_belong(codebook: dict[str, np.ndarray]) -> None:
-    with pytest.raises(ValueError, match="needs a codebook"):
-        open_codec("pq", WIDTH)
-    with pytest.raises(ValueError, match=r"width 384 .* width 768"):
-        open_codec("pq", 768, codebook)
-    with pytest.raises(ValueError, match="has no codebook"):
-        train_codebook("int8", random_states(0), 0)
-
-
-def test_a_sample_too_small_for_a_codebook() -> None:
-    with pytest.raises(UserError, match=r"cache\.codec is 'pq'.*256 tokens.*there are 255; use cache\.codec=int4"):
-        train_codebook("pq", random_states(0, 255), 0)
-    damaged = random_states(0, 300)
-    damaged[9, 9] = np.nan
-    with pytest.raises(RefusedError, match="not finite"):
-        train_codebook("pq", damaged, 0)
-
-
-def test_without_faiss_reading_works_and_the_rest_says_so(
-    monkeypatch: pytest.MonkeyPatch, texts: list[np.ndarray], codebook: dict[str, np.ndarray]
-) -> None:
-    states = torch.from_numpy(texts[0])
-    stored = opened("pq", codebook).encode(states)
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    reader = opened("pq", codebook)
-    assert np.isfinite(reader.decode(stored)).all()
-    missing = (
-        r"cache\.codec is 'pq', which needs faiss; run pip install 'refbert-dist\[faiss\]' or use cache.codec=int4"
-    )
-    for use in (
-        lambda: check_codec("pq", WIDTH),
-        lambda: reader.encode(states),
-        lambda: train_codebook("pq", np.concatenate(texts), 0),
-    ):
-        with pytest.raises(UserError, match=missing):
-            use()
-    check_codec("int4", WIDTH)
 
 
 def test_planning_loads_neither_torch_nor_faiss() -> None:

@@ -3,7 +3,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from refbert_dist.cache.plan import CODEBOOK_TOKENS, CachePlan, batches_by_length
+from refbert_dist.cache.codec import SAMPLE_TOKENS
+from refbert_dist.cache.plan import CachePlan, batches_by_length
 from refbert_dist.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -88,6 +89,6 @@ def test_a_sample_without_tokens_is_refused() -> None:
 def test_a_codec_learns_from_rows_that_are_spread_over_all() -> None:
     plan = plan_of(np.full(5000, 100))
     rows = plan.training_rows()
-    assert abs(len(rows) * 100 - CODEBOOK_TOKENS) < 100
+    assert abs(len(rows) * 100 - SAMPLE_TOKENS) < 100
     assert (rows[0], rows[-1]) == (0, 4999) and np.diff(rows).max() - np.diff(rows).min() <= 1
     assert plan_of(np.full(7, 9)).training_rows().tolist() == list(range(7))

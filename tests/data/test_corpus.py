@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from refbert_dist.config import CorpusConfig
-from refbert_dist.data.corpus import MAX_TEXT_CHARACTERS, check_corpus, documents, sources
+from refbert_dist.data.corpus import MAX_TEXT_CHARACTERS, check_corpus, sources
 from refbert_dist.errors import UserError
 
 DOCUMENTS = ["First line.\nSecond line.", "Eine Zeile, ungefähr.", "Third document."]
@@ -17,7 +17,8 @@ TEXT = "\ufeff\n\nFirst line.\r\nSecond line.\n  \t \n\nEine Zeile, ungefähr.\n
 
 
 def read(path: Path | str, **fields: object) -> list[str]:
-    return list(documents(CorpusConfig(path=str(path), **fields)))  # type: ignore[arg-type]
+    corpus = CorpusConfig(path=str(path), **fields)  # type: ignore[arg-type]
+    return [document for source in sources(corpus) for document in source.documents()]
 
 
 def write_parquet(path: Path, texts: list[str | None], column: str = "text") -> None:
@@ -120,7 +121,7 @@ def test_a_data_set_is_read_by_name_and_split(tmp_path: Path) -> None:
 
 def test_builtin_documents_need_no_file() -> None:
     corpus = CorpusConfig(path="builtin:python-docs", max_documents=3)
-    assert len(list(documents(corpus))) == 3
+    assert len(list(sources(corpus)[0].documents())) == 3
     assert [source.files for source in sources(corpus)] == [()]
 
 
@@ -145,9 +146,9 @@ def test_unknown_ending(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-def test_no_text(tmp_path: Path, name: str) -> None:
+def test_a_file_without_text_has_no_documents(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(" \n\n")
-    assert "it holds no text" in sentence(tmp_path / name)
+    assert read(tmp_path / name) == []
 
 
 def test_undecodable_bytes_name_file_and_line(tmp_path: Path) -> None:
@@ -203,11 +204,11 @@ def test_hub_name_offline_is_one_sentence_that_says_so() -> None:
         "def refuse(*args, **kwargs): raise AssertionError('the network was touched')\n"
         "socket.create_connection = refuse\n"
         "from refbert_dist.config import CorpusConfig\n"
-        "from refbert_dist.data.corpus import documents, check_corpus\n"
+        "from refbert_dist.data.corpus import sources, check_corpus\n"
         "from refbert_dist.errors import UserError\n"
         "corpus = CorpusConfig(path='nobody/nothing:config')\n"
         "check_corpus(corpus)\n"
-        "try: list(documents(corpus))\n"
+        "try: list(sources(corpus)[0].documents())\n"
         "except UserError as error: print(error)\n"
     )
     environment = {"HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(Path.home())}

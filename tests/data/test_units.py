@@ -224,7 +224,7 @@ def test_a_file_that_goes_away_is_one_sentence(model: Path, text: Path, tmp_path
 
 def test_only_empty_files_are_no_text(model: Path, tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
-    for name in ("a.txt", "b.txt"):
+    for name in ("a.txt", "b.jsonl"):
         (tmp_path / "text" / name).write_text(" \n")
     with pytest.raises(UserError, match="it holds no text"):
         build_tokens(experiment(model, tmp_path / "cache", tmp_path / "text"), "corpus")

@@ -15,7 +15,7 @@ from refbert_dist.references.guards import TextPair
 from refbert_dist.references.lookup import build_neighbours
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
 from refbert_dist.references.retriever import Retriever
-from refbert_dist.references.retrievers import pool_retriever
+from refbert_dist.references.retriever_choice import pool_retriever
 
 TEXTS: list[TextPair] = [
     ("red apples grow on trees", None),

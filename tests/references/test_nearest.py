@@ -1,24 +1,14 @@
-import builtins
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
 
 from refbert_dist.errors import UserError
-from refbert_dist.references.nearest import NearestIndex, import_faiss
+from refbert_dist.references.nearest import NearestIndex
 
 
 def test_without_faiss_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **named: Any) -> Any:
-        if name == "faiss":
-            raise ImportError(name)
-        return real(name, *arguments, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"pip install 'refbert-dist\[faiss\]'.*references.retriever=bm25"):
         NearestIndex.build(np.eye(3, dtype=np.float32), "flat")
 
@@ -28,7 +18,7 @@ def test_building_leaves_the_number_of_threads_as_it_was() -> None:
     before = faiss.omp_get_max_threads()
     for kind in ("ivf", "hnsw"):
         NearestIndex.build(np.eye(300, 8, dtype=np.float32), kind)  # type: ignore[arg-type]
-        assert import_faiss().omp_get_max_threads() == before
+        assert faiss.omp_get_max_threads() == before
 
 
 def test_fewer_vectors_than_asked_for() -> None:

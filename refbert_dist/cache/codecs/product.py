@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refbert_dist.cache.codecs.faiss_library import load_faiss, one_thread
+from refbert_dist.cache.codecs import PQ_ASKS
 from refbert_dist.cache.codecs.scalar import require_finite
 from refbert_dist.errors import UserError
+from refbert_dist.faiss_library import load_faiss, one_thread
 
 CENTROIDS = 256
+SEED = 0
+"""Of the first centroids. No experiment's: what lies in a cache must not depend on who came first."""
 STAGE_ROUNDS, PRODUCT_ROUNDS = 10, 16
 """Rounds of k-means; twice as many make the error 1 % smaller."""
 CHUNK = 1024
@@ -98,7 +101,7 @@ def _nearest(states: Tensor, centroids: Tensor) -> Tensor:
     return (points @ centroids.T - centroids.square().sum(-1) / 2).argmax(-1)
 
 
-def train(sample: np.ndarray, depth: int, run: int, seed: int) -> dict[str, np.ndarray]:
+def train(sample: np.ndarray, depth: int, run: int) -> dict[str, np.ndarray]:
     """Codebook of :class:`Product` from float32 ``[N, T]``: ``depth`` stages, then ``run`` dimensions a byte.
 
     Raises UserError when N is below 256, RefusedError when the sample is not finite.
@@ -112,30 +115,30 @@ def train(sample: np.ndarray, depth: int, run: int, seed: int) -> dict[str, np.n
     require_finite(rest)
     stages: list[np.ndarray] = []
     for _ in range(depth):
-        centroids = _stage(rest.numpy(), seed)
+        centroids = _stage(rest.numpy())
         stages.append(centroids.numpy())
         rest = rest - centroids[_nearest(rest, centroids)]
-    return {"stages": np.stack(stages), "product": _product(rest.numpy(), run, seed)}
+    return {"stages": np.stack(stages), "product": _product(rest.numpy(), run)}
 
 
-def _stage(points: np.ndarray, seed: int) -> Tensor:
+def _stage(points: np.ndarray) -> Tensor:
     """Centroids ``[256, T]``."""
-    faiss = load_faiss("pq")
+    faiss = load_faiss(*PQ_ASKS)
     # Fewer points than faiss likes for a centroid (39) are the caller's choice, so no warning.
-    means = faiss.Kmeans(points.shape[1], CENTROIDS, niter=STAGE_ROUNDS, seed=seed, min_points_per_centroid=1)
+    means = faiss.Kmeans(points.shape[1], CENTROIDS, niter=STAGE_ROUNDS, seed=SEED, min_points_per_centroid=1)
     with one_thread(faiss):
         means.train(points)
     return torch.from_numpy(means.centroids)
 
 
-def _product(points: np.ndarray, run: int, seed: int) -> np.ndarray:
+def _product(points: np.ndarray, run: int) -> np.ndarray:
     """Centroids ``[M, 256, run]`` of all runs at once: k-means, whose points are assigned by the encoder itself.
 
     faiss's own training goes run by run and is an order of magnitude slower for samples of less than 30,000 tokens.
     """
     tokens, width = points.shape
     runs = points.reshape(tokens, width // run, run)
-    start = np.random.default_rng(seed).choice(tokens, CENTROIDS, replace=False)
+    start = np.random.default_rng(SEED).choice(tokens, CENTROIDS, replace=False)
     centroids = np.ascontiguousarray(runs[start].transpose(1, 0, 2))
     first_entry = np.arange(len(centroids), dtype=np.int64) * CENTROIDS
     for _ in range(PRODUCT_ROUNDS):
@@ -150,7 +153,7 @@ def _product(points: np.ndarray, run: int, seed: int) -> np.ndarray:
 
 def _quantiser(centroids: np.ndarray) -> Any:
     """faiss's encoder for centroids ``[M, 256, run]``."""
-    faiss = load_faiss("pq")
+    faiss = load_faiss(*PQ_ASKS)
     quantiser = faiss.ProductQuantizer(len(centroids) * centroids.shape[2], len(centroids), 8)
     faiss.copy_array_to_vector(centroids.ravel(), quantiser.centroids)
     return quantiser

@@ -1,8 +1,8 @@
 import pytest
 
+from refbert_dist.costs.lookup import bm25_cost, dense_cost
 from refbert_dist.data.builtin import python_docs_documents
 from refbert_dist.references.bm25 import PART_ROWS, Bm25
-from refbert_dist.references.cost import bm25_cost, dense_cost
 
 
 def test_the_index_is_as_large_as_foretold() -> None:

