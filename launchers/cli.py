@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,10 +30,24 @@ ExperimentFile = Annotated[Path, typer.Argument(metavar="EXP.yaml", help="Experi
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Overrides, such as student.layers=3.")
 ]
-On = Annotated[str, typer.Option("--on", metavar="PROFILE", help="Where to run: local, or a profile's YAML file.")]
+On = Annotated[
+    str, typer.Option("--on", metavar="PROFILE", help="Where to run: local, in-process, or a profile's YAML file.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print configuration, plan and sizes; start nothing.")]
 
+Wait = Annotated[bool, typer.Option("--wait", help="On a cluster: stay until the jobs have ended.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run.")]
+
 DEMO = Path(__file__).with_name("demo.yaml")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a command runs, and how far."""
+
+    on: str = "local"
+    dry_run: bool = False
+    wait: bool = False
 
 
 def _experiment(path: Path, overrides: list[str] | None) -> Experiment:
@@ -40,18 +56,26 @@ def _experiment(path: Path, overrides: list[str] | None) -> Experiment:
     return load_experiment(path, overrides or ())
 
 
-def _execute(exp: Experiment, targets: tuple[str, ...], on: str, dry_run: bool) -> list[str] | None:
-    """Run what ``targets`` need, or only say what would run (returns None)."""
+def _execute(exp: Experiment, targets: tuple[str, ...], where: Where) -> bool:
+    """Run what ``targets`` need; False when that was only planned, or has only been submitted."""
     from rich.console import Console
 
-    from launchers.profile import load_profile
+    from launchers.profile import LocalProfile, load_profile
 
-    profile = load_profile(on)
-    if dry_run:
+    profile = load_profile(where.on)
+    console = Console()
+    if where.dry_run:
         from launchers.plan import show_plan
 
-        show_plan(exp, targets, profile, Console())
-        return None
+        show_plan(exp, targets, profile, console)
+        return False
+    if not isinstance(profile, LocalProfile):
+        from launchers.cluster.launch import launch, wait
+
+        launch(exp, targets, profile, console)
+        if where.wait:
+            wait(exp, targets)
+        return where.wait
     from launchers.local import local_launcher
     from refbert_dist import pipeline
 
@@ -63,72 +87,164 @@ def _execute(exp: Experiment, targets: tuple[str, ...], on: str, dry_run: bool) 
         lambda stage, number, count: errors.print(f"[{number}/{count}] {stage.name}: {stage.title}", markup=False),
     )
     if not ran:
-        Console().print(f"nothing to do: everything that {', '.join(targets)} needs is in {exp.run.dir}")
-    return ran
+        console.print(f"nothing to do: everything that {', '.join(targets)} needs is in {exp.run.dir}")
+    return True
 
 
-def _stages(path: Path, overrides: list[str] | None, targets: tuple[str, ...], on: str, dry_run: bool) -> None:
-    """A command that is one or more stages, and what they need."""
-    from refbert_dist.errors import UserError
-    from refbert_dist.pipeline import stage_named
-
-    exp = _experiment(path, overrides)
-    wanted = tuple(name for name in targets if stage_named(name).wanted(exp))
-    if not wanted:
-        raise UserError(f"{path} has nothing for {' or '.join(targets)}; add the corpus or task section it works on")
-    _execute(exp, wanted, on, dry_run)
+# -- the stages --------------------------------------------------------------------------------------------------------
 
 
-def _run(exp: Experiment, on: str, dry_run: bool) -> None:
-    if _execute(exp, ("export",), on, dry_run) is None:
-        return
+def _show_results(exp: Experiment) -> None:
     from rich.console import Console
 
-    from launchers.tables import show_paths, show_results
+    from launchers.tables import show_results
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    show_results(exp, Console(width=None if sys.stdout.isatty() else 160))
+
+
+def _show_neighbours(exp: Experiment) -> None:
+    from rich.console import Console
+
+    from launchers.tables import show_neighbours
+    from refbert_dist.data.tokens import parts
+    from refbert_dist.references.neighbours import neighbours_artifact
+
+    show_neighbours([neighbours_artifact(exp, part).manifest() for part in parts(exp)], Console())
+
+
+def _show_run(exp: Experiment) -> None:
+    from rich.console import Console
+
+    from launchers.tables import show_paths
+
     if exp.task:
-        show_results(exp, console)
-    show_paths(exp, console)
+        _show_results(exp)
+    show_paths(exp, Console(width=None if sys.stdout.isatty() else 160))
+
+
+def _stages(
+    group: typer.Typer,
+    name: str,
+    targets: tuple[str, ...],
+    text: str,
+    show: Callable[[Experiment], None] = lambda exp: None,
+) -> None:
+    """Add the command that runs some stages and what they need, and then shows what came of it."""
+
+    def command(
+        path: ExperimentFile,
+        overrides: Overrides = None,
+        on: On = "local",
+        dry_run: DryRun = False,
+        wait: Wait = False,
+    ) -> None:
+        from refbert_dist.errors import UserError
+        from refbert_dist.pipeline import stage_named
+
+        exp = _experiment(path, overrides)
+        wanted = tuple(target for target in targets if stage_named(target).wanted(exp))
+        if not wanted:
+            raise UserError(
+                f"{path} has nothing for {' or '.join(targets)}; add the corpus or task section it works on"
+            )
+        if _execute(exp, wanted, Where(on, dry_run, wait)):
+            show(exp)
+
+    group.command(name, help=text)(command)
+
+
+_stages(app, "run", ("export",), "Run all stages; a second time only what is missing.", _show_run)
+_stages(app, "prepare", ("prepare",), "Turn text into token shards.")
+_stages(
+    app,
+    "retrieve",
+    ("retrieve",),
+    "Find the neighbours of every sample, and show how much they tell.",
+    _show_neighbours,
+)
+_stages(
+    cache_app,
+    "build",
+    ("cache-general", "cache-task"),
+    "Run the teacher over the corpus and over the task, once.",
+)
+_stages(app, "finetune", ("finetune",), "Fine-tune the teacher on the task.")
+_stages(distill_app, "general", ("distill-general",), "Distil on the corpus: students learn the teacher's language.")
+_stages(
+    distill_app,
+    "task",
+    ("distill-task",),
+    "Distil on the task: hidden states and attention, then predictions.",
+)
+_stages(
+    app,
+    "evaluate",
+    ("evaluate",),
+    "Score teacher and students on the task's dev rows; prints the table.",
+    _show_results,
+)
+_stages(app, "export", ("export",), "Write the model folder: weights, tokenizer, references.")
 
 
 @app.command()
-def run(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
-    """Run all stages; a second time only what is missing."""
-    _run(_experiment(path, overrides), on, dry_run)
-
-
-@app.command()
-def demo(overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
+def demo(overrides: Overrides = None, on: On = "local", dry_run: DryRun = False, wait: Wait = False) -> None:
     """The whole pipeline on data that ships with Python, offline."""
-    _run(_experiment(DEMO, overrides), on, dry_run)
+    exp = _experiment(DEMO, overrides)
+    if _execute(exp, ("export",), Where(on, dry_run, wait)):
+        _show_run(exp)
+
+
+# -- runs that go on elsewhere -----------------------------------------------------------------------------------------
 
 
 @app.command()
-def prepare(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
-    """Turn text into token shards."""
-    _stages(path, overrides, ("prepare",), on, dry_run)
+def status(
+    run_dir: RunDir,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """How far a run is: stages, jobs, nodes, progress, why something waits or has failed."""
+    from rich.console import Console
+
+    from launchers.status import show_status
+
+    show_status(run_dir, as_json, Console())
 
 
 @app.command()
-def retrieve(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
-    """Find the neighbours of every sample, and show how much they tell."""
-    exp = _experiment(path, overrides)
-    _stages(path, overrides, ("retrieve",), on, dry_run)
-    if not dry_run:
-        from rich.console import Console
+def logs(
+    run_dir: RunDir,
+    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="Of this stage instead of the newest.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run has ended.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Of what has failed, with the reason.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="Lines from the end.")] = 40,
+) -> None:
+    """What a run prints."""
+    from launchers.logs import show_logs
 
-        from launchers.tables import show_neighbours
-        from refbert_dist.data.tokens import parts
-        from refbert_dist.references.neighbours import neighbours_artifact
-
-        show_neighbours([neighbours_artifact(exp, part).manifest() for part in parts(exp)], Console())
+    show_logs(run_dir, stage, follow, failed, lines)
 
 
-@cache_app.command("build")
-def cache_build(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
-    """Run the teacher over the corpus and over the task, once."""
-    _stages(path, overrides, ("cache-general", "cache-task"), on, dry_run)
+@app.command()
+def cancel(run_dir: RunDir) -> None:
+    """End the jobs of a run; what they have finished stays."""
+    from rich.console import Console
+
+    from launchers.status import cancel_run
+
+    cancel_run(run_dir, Console())
+
+
+@app.command()
+def resume(run_dir: RunDir, dry_run: DryRun = False, wait: Wait = False) -> None:
+    """Go on with a run as it was started last: where it was submitted to, or here."""
+    from launchers.cluster.launch import last_start
+
+    exp, targets, on = last_start(run_dir)
+    if _execute(exp, targets, Where(on, dry_run, wait)):
+        _show_run(exp)
+
+
+# -- the teacher cache -------------------------------------------------------------------------------------------------
 
 
 @cache_app.command("estimate")
@@ -157,9 +273,13 @@ def cache_repair(path: ExperimentFile, overrides: Overrides = None, on: On = "lo
     """Hash everything the experiment has in the cache, and write again what is damaged, nothing else."""
     from launchers.cache import repair
     from launchers.local import local_launcher
-    from launchers.profile import load_profile
+    from launchers.profile import LocalProfile, load_profile
+    from refbert_dist.errors import UserError
 
-    repair(_experiment(path, overrides), local_launcher(load_profile(on)), dry_run)
+    profile = load_profile(on)
+    if not isinstance(profile, LocalProfile):
+        raise UserError(f"--on is '{on}', but repair works on this machine only; use --on local, in a job if need be")
+    repair(_experiment(path, overrides), local_launcher(profile), dry_run)
 
 
 @cache_app.command("gc")
@@ -175,43 +295,7 @@ def cache_gc(
     gc(_experiment(path, overrides).cache.dir, yes, dry_run)
 
 
-@app.command()
-def finetune(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
-    """Fine-tune the teacher on the task."""
-    _stages(path, overrides, ("finetune",), on, dry_run)
-
-
-@distill_app.command("general")
-def distill_general(
-    path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False
-) -> None:
-    """Distil on the corpus: students learn the teacher's language."""
-    _stages(path, overrides, ("distill-general",), on, dry_run)
-
-
-@distill_app.command("task")
-def distill_task(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
-    """Distil on the task: hidden states and attention, then predictions."""
-    _stages(path, overrides, ("distill-task",), on, dry_run)
-
-
-@app.command()
-def evaluate(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
-    """Score teacher and students on the task's dev rows; prints the table."""
-    exp = _experiment(path, overrides)
-    _stages(path, overrides, ("evaluate",), on, dry_run)
-    if not dry_run:
-        from rich.console import Console
-
-        from launchers.tables import show_results
-
-        show_results(exp, Console(width=None if sys.stdout.isatty() else 160))
-
-
-@app.command()
-def export(path: ExperimentFile, overrides: Overrides = None, on: On = "local", dry_run: DryRun = False) -> None:
-    """Write the model folder: weights, tokenizer, references."""
-    _stages(path, overrides, ("export",), on, dry_run)
+# -- models and machines ------------------------------------------------------------------------------------------------
 
 
 @app.command()

@@ -88,7 +88,7 @@ def estimate(exp: Experiment, dry_run: bool) -> None:
     _print(console, _probed(probe) if probe else "no probe of the teacher was made: --dry-run")
     for place in places:
         ways = _ways(exp, found, place, scope)
-        for line in rate_remarks({"": place}):
+        for line in rate_remarks(place):
             _print(console, line)
         console.print(_times(ways, place, scope))
     for line in _advice(exp, ways, place, found[part]):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from launchers.profile import Profile
+from launchers.profile import LocalProfile, Profile, SlurmProfile
 from launchers.readable import count, duration, hours, size
 from refbert_dist.config import Experiment, to_yaml
 from refbert_dist.costs.extents import Extent, extents
@@ -26,8 +27,26 @@ CLUSTER_TOKENS = 10**8
 """A corpus of so many tokens is planned for clusters: it would take this machine weeks."""
 CLUSTER_GPUS = (8, 64, 256)
 
-Costs = Mapping[str, StageCost]
-"""By stage."""
+
+@dataclass(frozen=True)
+class Site:
+    """Somewhere to run: what every stage gets there, and what it takes."""
+
+    places: Mapping[str, Place]
+    """By stage."""
+    costs: Mapping[str, StageCost]
+    """By stage."""
+
+    @classmethod
+    def of(cls, exp: Experiment, found: Mapping[Part, Extent], places: Mapping[str, Place]) -> Site:
+        """The costs of all stages, each at its place."""
+        costs = {stage: stage_costs(exp, found, place).get(stage) for stage, place in places.items()}
+        return cls(places, {stage: cost for stage, cost in costs.items() if cost})
+
+    @property
+    def place(self) -> Place:
+        """The most capable one."""
+        return max(self.places.values(), key=lambda place: (place.rates.device.is_gpu, place.processes))
 
 
 def show_plan(exp: Experiment, targets: Iterable[str], profile: Profile, console: Console) -> None:
@@ -38,72 +57,82 @@ def show_plan(exp: Experiment, targets: Iterable[str], profile: Profile, console
     to_run = {stage.name for stage in missing_stages(exp, targets)}
     stages = [stage for stage in STAGES if stage.wanted(exp)]
     found = extents(exp)
-    places = places_of(exp, found, profile)
-    costs = {name: stage_costs(exp, found, place) for name, place in places.items()}
-    console.print(_made(exp, stages, to_run, places, next(iter(costs.values()))))
-    console.print(_taken([stage.name for stage in stages if stage.name in to_run], places, costs))
+    lines: list[str] = []
+    if isinstance(profile, SlurmProfile):
+        from launchers.cluster.plan import places_on, show_jobs
+
+        lines = show_jobs(exp, targets, profile, console)
+        sites = {"this profile": Site.of(exp, found, places_on(exp, profile, stages))}
+    else:
+        sites = sites_of(exp, found, profile, [stage.name for stage in stages])
+    console.print(_made(exp, stages, to_run, sites))
+    console.print(_taken([stage.name for stage in stages if stage.name in to_run], sites))
     for line in [
         *text_remarks(exp, found),
-        *rate_remarks(places),
-        *_crowding(places),
-        *_stage_remarks(exp, to_run, places, costs),
+        *rate_remarks(next(iter(sites.values())).place),
+        *_crowding(sites),
+        *_stage_remarks(exp, to_run, sites),
+        *lines,
     ]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def places_of(exp: Experiment, found: Mapping[Part, Extent], profile: Profile) -> dict[str, Place]:
+def sites_of(
+    exp: Experiment, found: Mapping[Part, Extent], profile: LocalProfile, stages: Iterable[str]
+) -> dict[str, Site]:
     """This machine, or for a large corpus clusters of some sizes; by name."""
+    stages = tuple(stages)
     if "corpus" in found and found["corpus"].lengths.tokens >= CLUSTER_TOKENS:
-        return {
+        places = {
             f"{gpus} GPUs": Place(rates=Rates(GPU, CORE), processes=gpus, cores=gpus * CORES_PER_GPU)
             for gpus in CLUSTER_GPUS
         }
-    processes, cores = profile.processes or exp.launch.processes, len(os.sched_getaffinity(0))
-    threads = min(profile.threads or exp.launch.threads or cores, max(1, cores // processes))
-    device = GPU if has_cuda_device() else CPU
-    place = Place(
-        rates=Rates(device, CORE),
-        processes=processes,
-        threads=1 if device.is_gpu else threads,
-        cores=min(processes, cores),
-    )
-    return {"this machine": place}
+    else:
+        processes, cores = profile.processes or exp.launch.processes, len(os.sched_getaffinity(0))
+        threads = min(profile.threads or exp.launch.threads or cores, max(1, cores // processes))
+        device = GPU if has_cuda_device() else CPU
+        place = Place(
+            rates=Rates(device, CORE),
+            processes=processes,
+            threads=1 if device.is_gpu else threads,
+            cores=min(processes, cores),
+        )
+        places = {"this machine": place}
+    return {name: Site.of(exp, found, dict.fromkeys(stages, place)) for name, place in places.items()}
 
 
-def _made(
-    exp: Experiment, stages: Iterable[Stage], to_run: set[str], places: Mapping[str, Place], costs: Costs
-) -> Table:
+def _made(exp: Experiment, stages: Iterable[Stage], to_run: set[str], sites: Mapping[str, Site]) -> Table:
     title = f"run.dir {exp.run.dir}   cache.dir {exp.cache.dir}"
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("stage", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    here = next(iter(places.values())) if len(places) == 1 else None
-    for column in (*(("processes",) if here else ()), "samples", "tokens", "size", "files"):
+    here = next(iter(sites.values()))
+    for column in (*(("processes",) if len(sites) == 1 else ()), "samples", "tokens", "size", "files"):
         table.add_column(column, justify="right", no_wrap=True)
     for stage in stages:
         state = "to run" if stage.name in to_run else ("done" if stage.done(exp) else "not needed")
         row = [""] * 4
-        if cost := costs.get(stage.name):
+        if cost := here.costs.get(stage.name):
             row = [count(cost.samples), count(cost.tokens), "", ""]
             if cost.files:
                 row[2:] = [size(cost.bytes), f"{cost.files:,}"]
-        if here:
-            row.insert(0, str(here.processes if stage.workers != "one" else 1))
+        if len(sites) == 1:
+            row.insert(0, str(here.places[stage.name].processes if stage.workers != "one" else 1))
         table.add_row(stage.name, state, *row)
     table.caption = "samples and tokens are counted as often as they are processed; size and files are what is left"
     return table
 
 
-def _taken(to_run: Iterable[str], places: Mapping[str, Place], costs: Mapping[str, Costs]) -> Table:
-    gpus = next(iter(places.values())).rates.device.is_gpu
+def _taken(to_run: Iterable[str], sites: Mapping[str, Site]) -> Table:
+    gpus = next(iter(sites.values())).place.rates.device.is_gpu
     title = f"{'hours of all GPUs, or cores,' if gpus else 'time of all cores'} / time by the clock"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("stage", no_wrap=True)
-    for name in ("unit", *places) if gpus else places:
+    for name in ("unit", *sites) if gpus else sites:
         table.add_column(name, justify="right", no_wrap=True)
-    totals = dict.fromkeys(places, StageCost())
+    totals = dict.fromkeys(sites, StageCost())
     for stage in to_run:
-        found = {name: costs[name][stage] for name in places if stage in costs[name]}
+        found = {name: site.costs[stage] for name, site in sites.items() if stage in site.costs}
         for name, cost in found.items():
             totals[name] += cost
         table.add_row(stage, *_times(list(found.values()), gpus))
@@ -137,9 +166,8 @@ def text_remarks(exp: Experiment, found: Mapping[Part, Extent]) -> Iterator[str]
             yield f"{part}: nothing is known of its size before it is prepared; set corpus.expected_tokens"
 
 
-def rate_remarks(places: Mapping[str, Place]) -> Iterator[str]:
+def rate_remarks(place: Place) -> Iterator[str]:
     """What the times are computed with."""
-    place = next(iter(places.values()))
     device, core = place.rates.device, place.rates.core
     if not device.is_gpu:
         here = "the teacher as timed just now; all else" if device.basis == "probed" else "constants"
@@ -158,8 +186,8 @@ def rate_remarks(places: Mapping[str, Place]) -> Iterator[str]:
     yield f"       a shared disk of {total:.0f} GB/s in all, and {disk:.0f} GB/s for each process, is assumed"
 
 
-def _crowding(places: Mapping[str, Place]) -> Iterator[str]:
-    for place in places.values():
+def _crowding(sites: Mapping[str, Site]) -> Iterator[str]:
+    for place in (site.place for site in sites.values()):
         if not place.rates.device.is_gpu and place.processes > place.cores:
             yield (
                 f"{place.processes} processes share {place.cores} cores here, but the time by the clock is that of a "
@@ -167,13 +195,13 @@ def _crowding(places: Mapping[str, Place]) -> Iterator[str]:
             )
 
 
-def _stage_remarks(
-    exp: Experiment, to_run: set[str], places: Mapping[str, Place], costs: Mapping[str, Costs]
-) -> Iterator[str]:
+def _stage_remarks(exp: Experiment, to_run: set[str], sites: Mapping[str, Site]) -> Iterator[str]:
     """What a reader would not guess from the tables."""
-    for stage in (name for name in next(iter(costs.values())) if name in to_run):
-        largest, place = list(places)[-1], list(places.values())[-1]
-        cost = costs[largest][stage]
+    largest = list(sites.values())[-1]
+    for stage, cost in largest.costs.items():
+        if stage not in to_run:
+            continue
+        place = largest.places[stage]
         if cost.memory_bytes > 1e9:
             yield f"{stage}: {size(cost.memory_bytes)} of memory for each process"
         if cost.read_bytes_s:

@@ -229,20 +229,33 @@ def run(
     """Run what is missing for ``targets``; returns the names of the stages that ran."""
     check(exp, targets)
     with open_run(exp):
-        _register(exp)
+        register(exp)
         stages = missing_stages(exp, targets)
         if not stages:
             return []
-        with _tracking(exp):
+        with tracking(exp):
             for number, stage in enumerate(stages, start=1):
                 announce(stage, number, len(stages))
                 launch(stage, exp)
-                if not stage.done(exp):
-                    raise RefBertError(f"stage {stage.name} ended without leaving its result; see {exp.run.dir}/logs")
+                require_result(stage, exp)
     return [stage.name for stage in stages]
 
 
-def _register(exp: Experiment) -> None:
+def require_result(stage: Stage, exp: Experiment) -> None:
+    """Raise :class:`RefBertError` when a stage that has ended is not done."""
+    if not stage.done(exp):
+        raise RefBertError(f"stage {stage.name} ended without leaving its result; see {exp.run.dir}/logs")
+
+
+def advance(stage: Stage, exp: Experiment) -> str:
+    """How far a stage is, as a text that is another one as soon as it has got any further."""
+    shards = sum(len(leaf.artifact.committed()) for leaf in leaves(exp) if leaf.stage == stage.name)
+    # A checkpoint's folder gets its name when it is complete.
+    checkpoints = sorted(str(path.relative_to(exp.run.dir)) for path in exp.run.dir.glob("checkpoints/*/step-*"))
+    return " ".join([f"{shards} shards", *checkpoints])
+
+
+def register(exp: Experiment) -> None:
     """Keep garbage collection from what other runs have left and this one will read."""
     found = [leaf.artifact for leaf in leaves(exp) if leaf.artifact.complete]
     shared = [general_student(exp, system) for system in exp.trained_systems()] if exp.corpus else []
@@ -254,7 +267,7 @@ def _register(exp: Experiment) -> None:
 
 
 @contextlib.contextmanager
-def _tracking(exp: Experiment) -> Iterator[None]:
+def tracking(exp: Experiment) -> Iterator[None]:
     """Copy what the run records to MLflow while it goes on; never in its way."""
     if not exp.tracking.mlflow:
         yield

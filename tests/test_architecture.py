@@ -39,6 +39,7 @@ ONE_IMPORTER = {
     "deepspeed": "refbert_dist/engine/distributed.py",
     "mlflow": "refbert_dist/tracking/mlflow_sync.py",
     "faiss": "refbert_dist/faiss_library.py",
+    "submitit": "launchers/cluster/batch.py",
 }
 
 

@@ -26,23 +26,35 @@ def reference() -> str:
 
 
 def _section(section: type[Section], defaults: Section | None, prefix: str) -> Iterator[str]:
-    plain = {name: field for name, field in section.model_fields.items() if section_of(field.annotation) is None}
-    nested = {name: field for name, field in section.model_fields.items() if name not in plain}
-    if plain:
-        yield f"\n## `{prefix.rstrip('.') or 'experiment'}`\n\n| field | default | meaning |\n| --- | --- | --- |\n"
-    for name, field in plain.items():
-        yield f"| `{prefix}{name}` | {_default(defaults, name, field)} | {_text(field)} |\n"
-    for name, field in nested.items():
-        inner = section_of(field.annotation)
-        assert inner is not None
-        yield from _section(inner, field.default if isinstance(field.default, Section) else None, f"{prefix}{name}.")
+    nested = {name: inner for name, field in section.model_fields.items() if (inner := section_of(field.annotation))}
+    if set(nested) != set(section.model_fields):
+        yield f"\n## `{prefix.rstrip('.') or 'experiment'}`\n\n" + table(section, defaults, prefix)
+    for name, inner in nested.items():
+        default = section.model_fields[name].default
+        yield from _section(inner, default if isinstance(default, Section) else None, f"{prefix}{name}.")
+
+
+def table(section: type[Section], defaults: Section | None = None, prefix: str = "") -> str:
+    """A section's fields, but for those that are sections themselves, as a Markdown table.
+
+    Args:
+        section: the kind of section.
+        defaults: to show instead of its own.
+        prefix: before each name.
+    """
+    rows = [
+        f"| `{prefix}{name}` | {_default(defaults, name, field)} | {_text(field)} |\n"
+        for name, field in section.model_fields.items()
+        if section_of(field.annotation) is None
+    ]
+    return "| field | default | meaning |\n| --- | --- | --- |\n" + "".join(rows)
 
 
 def _default(defaults: Section | None, name: str, field: FieldInfo) -> str:
     if defaults is None and field.is_required():
         return "**required**"
     # A section's own default may differ from its class's: finetune and distill.general are both OptimConfig.
-    value: Any = getattr(defaults, name) if defaults else field.default
+    value: Any = getattr(defaults, name) if defaults else field.get_default(call_default_factory=True)
     return f"`{value if isinstance(value, str | Path) else json.dumps(value)}`"
 
 

@@ -203,22 +203,37 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
+def download(corpus: CorpusConfig) -> None:
+    """Bring a hub data set into the local cache, from which it is read where there is no network."""
+    _hub_rows(corpus, streaming=False)
+
+
 def _hub_documents(corpus: CorpusConfig) -> Iterator[str]:
     import datasets
 
-    name, _, config = corpus.path.partition(":")
-    try:
-        rows = datasets.load_dataset(
-            name,
-            config or None,
-            split=corpus.split,
-            # Streaming needs the hub; offline, a data set that was downloaded before is read from its cache.
-            streaming=not datasets.config.HF_HUB_OFFLINE,
-        )
+    # Streaming needs the hub; offline, a data set that was downloaded before is read from its cache.
+    rows = _hub_rows(corpus, streaming=not datasets.config.HF_HUB_OFFLINE)
+    with _explaining_the_hub(corpus):
         for number, row in enumerate(rows, start=1):
             if corpus.text_column not in row:
                 raise _missing_column(corpus, corpus.path, list(row))
             yield from _text_of(row[corpus.text_column], corpus, f"{corpus.path} row {number}")
+
+
+def _hub_rows(corpus: CorpusConfig, streaming: bool) -> Any:
+    import datasets
+
+    name, _, config = corpus.path.partition(":")
+    with _explaining_the_hub(corpus):
+        return datasets.load_dataset(name, config or None, split=corpus.split, streaming=streaming)
+
+
+@contextmanager
+def _explaining_the_hub(corpus: CorpusConfig) -> Iterator[None]:
+    import datasets
+
+    try:
+        yield
     except OSError as error:  # No connection, no such data set, no right to read it.
         offline = " (HF_HUB_OFFLINE is set)" if datasets.config.HF_HUB_OFFLINE else ""
         raise UserError(

@@ -21,20 +21,18 @@ import torch
 
 from refbert_dist.config import Experiment, OptimConfig
 from refbert_dist.data.sampler import Sampler
+from refbert_dist.engine.agreement import Agreement
 from refbert_dist.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from refbert_dist.engine.distributed import device_of, training_engine
 from refbert_dist.engine.optimizer_state import gather_moments, restore_moments
 from refbert_dist.engine.prefetch import prefetched
-from refbert_dist.engine.stop import StopFlag
+from refbert_dist.engine.stop import watching_signals
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, StoppedError, UserError
 from refbert_dist.tracking.metrics import MetricsLog
 from refbert_dist.tracking.progress import Progress
 
 log = logging.getLogger(__name__)
-
-STOP_CHECK_STEPS = 10
-"""Steps between two agreements on whether to stop; each costs one small all-reduce."""
 
 
 class Objective(Protocol):
@@ -120,13 +118,16 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
         lambda micro: (micro, objective.batch(micro.samples, device)),
         config.prefetch_batches,
     )
-    started = time.monotonic() - state.seconds
+    began = time.monotonic()
+    started = began - state.seconds
     with (
-        StopFlag() as stop,
+        watching_signals() as signals,
+        signals.deferred(),
         contextlib.closing(micro_batches),
         Progress(job.name, steps, "steps", run_dir=job.run_dir, enabled=world.rank == 0) as progress,
     ):
         progress.update(state.step)
+        stop = Agreement(signals, state.step)
         for step in range(state.step, steps):
             batch = sampler.batch(step)
             denominators = objective.denominators(batch.samples)
@@ -147,7 +148,7 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
             state = TrainState(step + 1, state.samples + len(batch.samples), time.monotonic() - started)
             progress.update(state.step)
 
-            stopping = state.step % STOP_CHECK_STEPS == 0 and stop.agreed()
+            stopping = stop.reached(state.step, time.monotonic() - began)
             saving = stopping or state.step == steps or state.step % config.checkpoint_steps == 0
             # Nothing is saved whose loss has not been seen to be finite.
             if saving or state.step % exp.tracking.log_steps == 0:

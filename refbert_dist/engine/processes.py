@@ -1,8 +1,5 @@
 """Local worker processes: started together, watched together, ended together, whatever happens to any of them.
 
-``RUN_DIR/logs/STAGE-rankN.log`` gets what process N writes to stdout and stderr; ``STAGE-rankN.error.json`` holds the
-sentence by which a worker explains its failure (:func:`report_error`).
-
 Processes of one world need each other: when one fails, all end. Groups do not: what a crashed group leaves undone, the
 others do, and only a failure that a worker explains (wrong input, a full disk) ends them all.
 """
@@ -10,7 +7,6 @@ others do, and only a failure that a worker explains (wrong input, a full disk) 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import logging
 import os
 import shlex
@@ -25,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from refbert_dist.artifacts import read_json, write_json
+from refbert_dist.artifacts import read_json
+from refbert_dist.engine.reports import error_path, log_path, open_log
 from refbert_dist.engine.world import GROUP, GROUPS, World, free_port, rendezvous
 from refbert_dist.errors import RefBertError, RefusedError, StoppedError, UserError
 from refbert_dist.tracking.progress import show
@@ -116,12 +113,12 @@ def run_processes(
         stale.unlink()
     ports = [free_port() for _ in range(count // size)]
     workers: list[_Worker] = []
-    with _stop_signals() as received, show(run_dir, stage, _log_path(run_dir, stage, 0)) as refresh:
+    with _stop_signals() as received, show(run_dir, stage, log_path(run_dir, stage, 0)) as refresh:
         try:
             for number in range(count):
                 world = World(number % size, size, number, number // size, len(ports))
                 variables = worker_environment(world, count, ports[world.group], threads) | dict(environment or {})
-                workers.append(_start(argv, world, variables, _log_path(run_dir, stage, number)))
+                workers.append(_start(argv, world, variables, log_path(run_dir, stage, number)))
             failed = _watch(workers, received, refresh, lambda: _explained(run_dir, stage, count))
             running = any(worker.status() is None for worker in workers)
             if running:
@@ -147,14 +144,21 @@ def worker_environment(world: World, count: int, port: int, threads: int | None)
     variables = rendezvous(world.rank, world.size, port, local_rank=world.local_rank) | {
         GROUP: str(world.group),
         GROUPS: str(world.groups),
-        "OMP_NUM_THREADS": str(share),
-        "MKL_NUM_THREADS": str(share),
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
     }
+    variables |= library_environment(share)
     if not has_cuda_device():
         variables["DS_ACCELERATOR"] = "cpu"
     return variables
+
+
+def library_environment(threads: int) -> dict[str, str]:
+    """What the libraries of a process that has so many cores must know before they are loaded."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def has_cuda_device() -> bool:
@@ -162,30 +166,14 @@ def has_cuda_device() -> bool:
     return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
 
 
-def report_error(run_dir: Path | str, stage: str, number: int, error: RefBertError) -> None:
-    """Leave the sentence of an error for the parent; the worker then exits with ``error.exit_code``."""
-    write_json(_error_path(run_dir, stage, number), {"exit_code": error.exit_code, "message": str(error)})
-
-
-def _log_path(run_dir: Path | str, stage: str, number: int) -> Path:
-    return Path(run_dir) / "logs" / f"{stage}-rank{number}.log"
-
-
-def _error_path(run_dir: Path | str, stage: str, number: int) -> Path:
-    return Path(run_dir) / "logs" / f"{stage}-rank{number}.error.json"
-
-
 def _explained(run_dir: Path | str, stage: str, count: int) -> bool:
     """Whether a worker has left the reason of its failure: then it would happen to the others as well."""
-    return any(_error_path(run_dir, stage, number).exists() for number in range(count))
+    return any(error_path(run_dir, stage, number).exists() for number in range(count))
 
 
 def _start(argv: Sequence[str], world: World, variables: Mapping[str, str], log: Path) -> _Worker:
     tied = [sys.executable, "-I", "-S", "-c", TIE_TO_PARENT, str(os.getpid()), *argv]
-    with log.open("ab") as output:
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        output.write(f"=== {now} start of process {world.number}: {shlex.join(argv)}\n".encode())
-        output.flush()
+    with open_log(log, f"process {world.number}: {shlex.join(argv)}") as output:
         process = subprocess.Popen(
             tied,
             stdin=subprocess.DEVNULL,
@@ -260,7 +248,7 @@ def _explain(run_dir: Path | str, stage: str, failed: Mapping[int, int], count: 
     When one process fails the others often crash for the loss of it, and may do so before the first has ended; so any
     report comes before any crash, but "stopped" only if nothing else went wrong.
     """
-    reports = {rank: read_json(path) for rank in range(count) if (path := _error_path(run_dir, stage, rank)).exists()}
+    reports = {rank: read_json(path) for rank in range(count) if (path := error_path(run_dir, stage, rank)).exists()}
     kinds: dict[int, type[RefBertError]] = {kind.exit_code: kind for kind in (UserError, RefusedError, StoppedError)}
     for rank in sorted(reports, key=lambda rank: (rank not in failed, rank)):
         if reports[rank]["exit_code"] != StoppedError.exit_code:
@@ -269,7 +257,7 @@ def _explain(run_dir: Path | str, stage: str, failed: Mapping[int, int], count: 
     if not crashed:
         return StoppedError(next((report["message"] for report in reports.values()), STOPPED_MESSAGE))
     rank, status = min(crashed.items())
-    log = _log_path(run_dir, stage, rank)
+    log = log_path(run_dir, stage, rank)
     logger.error("the end of %s:\n%s", log, _tail(log))
     return RefusedError(f"stage {stage} failed in process {rank} ({_ending(status)}); see {log}")
 

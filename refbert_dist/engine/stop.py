@@ -1,21 +1,29 @@
-"""Stopping on purpose: a signal sets a flag, the processes agree on it, the loop saves at a step boundary."""
+"""Stopping on purpose: a signal is noted, and the work ends where it can be continued.
+
+Outside the training loop everything is written so that it may end at any moment, and a signal raises
+:class:`StoppedError` at once. Inside it the signal only sets a flag: the processes agree on it and save together.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
-import torch
+from refbert_dist.errors import StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""SIGUSR2 is what SLURM sends, through submitit, some time before the end."""
 
 
 class StopFlag:
-    """Set by SIGTERM, SIGINT or SIGUSR2 while inside the ``with`` block; the handlers that stood come back after it."""
+    """Notes SIGTERM, SIGINT and SIGUSR2 while inside the ``with`` block; the handlers that stood come back after it."""
 
     def __init__(self) -> None:
         self.requested = False
+        self._deferred = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopFlag:
@@ -29,13 +37,35 @@ class StopFlag:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal only sets the flag."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
 
-    def agreed(self) -> bool:
-        """True on every process once any process was asked to stop. A collective."""
-        flag = torch.tensor(float(self.requested))
-        if torch.cuda.is_available():
-            flag = flag.cuda()
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        # A scheduler sends several signals one after the other; the second must not disturb what the first has begun.
+        first = not self.requested
+        self.requested = True
+        if first and not self._deferred:
+            raise StoppedError(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
+
+
+_flag: StopFlag | None = None
+
+
+@contextlib.contextmanager
+def watching_signals() -> Iterator[StopFlag]:
+    """Watch for signals; inside another such block it is the same flag, so that no request is ever forgotten."""
+    global _flag
+    if _flag is not None:
+        yield _flag
+        return
+    with StopFlag() as _flag:
+        try:
+            yield _flag
+        finally:
+            _flag = None

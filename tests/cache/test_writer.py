@@ -139,7 +139,7 @@ def many_shards(root: Path, name: str) -> Experiment:
 
 
 def command(exp: Experiment) -> list[str]:
-    return [sys.executable, "-m", "refbert_dist.worker", "cache-general", str(exp.run.dir)]
+    return [sys.executable, "-m", "refbert_dist.worker", "cache-general", str(exp.run.dir / "experiment.yaml")]
 
 
 @pytest.mark.dist

@@ -1,6 +1,7 @@
 """The one loop, with an objective so small that the same can be written out by hand."""
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from torch import nn
 
 from refbert_dist.config import Experiment, OptimConfig
 from refbert_dist.data.sampler import Sampler
+from refbert_dist.engine.agreement import CHECK_STEPS
 from refbert_dist.engine.checkpoint import complete_checkpoints
 from refbert_dist.engine.distributed import parameter_groups, process_group
 from refbert_dist.engine.loop import Job, learning_rate, seed_micro_batch, train
+from refbert_dist.engine.stop import watching_signals
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, StoppedError, UserError
 from refbert_dist.tracking.metrics import read_metrics
@@ -188,16 +191,18 @@ def test_records_between_are_means(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zero_stage", [0, 1])
 def test_a_signal_saves_and_the_next_start_ends_as_if_there_had_been_none(tmp_path: Path, zero_stage: int) -> None:
-    stage = f"engine.zero_stage={zero_stage}"
+    settings = (f"engine.zero_stage={zero_stage}", "tracking.log_steps=1")
     whole, stopped, continued = Toy(dropout=0.3), Toy(dropout=0.3), Toy(dropout=0.3)
-    run(tmp_path / "whole", whole, stage)
+    run(tmp_path / "whole", whole, *settings)
     stopped.terminate_at = 6  # in the second step: each has 4 passes
-    with pytest.raises(StoppedError, match="stopped at step 10 of 24; run the same command again"):
-        run(tmp_path / "cut", stopped, stage)
+    with pytest.raises(StoppedError, match="of 24; run the same command again") as error:
+        run(tmp_path / "cut", stopped, *settings)
+    step = int(re.search(r"stopped at step (\d+)", str(error.value))[1])
+    assert 1 <= step <= 1 + CHECK_STEPS
     checkpoints = tmp_path / "cut" / "run" / "checkpoints" / "toy"
-    assert [path.name for path in complete_checkpoints(checkpoints)] == ["step-10"]
-    state = run(tmp_path / "cut", continued, stage)
-    assert state.step == 24 and continued.calls == 14 * 4
+    assert [path.name for path in complete_checkpoints(checkpoints)] == [f"step-{step}"]
+    state = run(tmp_path / "cut", continued, *settings)
+    assert state.step == 24 and continued.calls == (24 - step) * 4
     for name, tensor in whole.module.state_dict().items():
         assert torch.equal(tensor, continued.module.state_dict()[name])
     curves = [
@@ -205,6 +210,15 @@ def test_a_signal_saves_and_the_next_start_ends_as_if_there_had_been_none(tmp_pa
         for place in ("whole", "cut")
     ]
     assert curves[0] == curves[1]
+
+
+def test_a_stop_that_came_too_late_for_one_job_stops_the_next(tmp_path: Path) -> None:
+    first, second = Toy(), Toy()
+    first.terminate_at = 24 * 4  # in the last pass of all
+    with watching_signals():
+        assert run(tmp_path / "first", first).step == 24
+        with pytest.raises(StoppedError, match="stopped at step 1 of 24"):
+            run(tmp_path / "second", second)
 
 
 def test_a_finished_job_trains_no_further(tmp_path: Path) -> None:

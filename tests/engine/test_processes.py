@@ -101,7 +101,7 @@ if rank == 0:
     time.sleep(600)
 while not (out / "0.pid").exists():
     time.sleep(0.01)
-from refbert_dist.engine.processes import report_error
+from refbert_dist.engine.reports import report_error
 from refbert_dist.errors import {kind}
 error = {kind}("the cause, and the fix")
 report_error(out, "work", rank, error)
@@ -118,7 +118,7 @@ def test_a_report_comes_before_the_crash_that_it_caused_elsewhere(tmp_path):
     code = (
         WRITE_PID
         + """
-from refbert_dist.engine.processes import report_error
+from refbert_dist.engine.reports import report_error
 from refbert_dist.errors import UserError
 if rank == 0:
     while not (out / "1.pid").exists():
@@ -354,7 +354,7 @@ def test_the_loss_of_all_groups_is_a_failure(tmp_path):
 def test_a_failure_that_a_group_explains_ends_all(tmp_path):
     code = """
 import os, sys, time
-from refbert_dist.engine.processes import report_error
+from refbert_dist.engine.reports import report_error
 from refbert_dist.errors import UserError
 if os.environ["REFBERT_GROUP"] == "0":
     time.sleep(600)

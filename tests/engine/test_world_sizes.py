@@ -156,7 +156,7 @@ def test_sigterm_saves_and_asks_to_be_run_again(root: Path) -> None:
     run_dir = root / "stopped"
     prepared(root, run_dir, "distill.general.steps=100000")
     environment = {**os.environ, **worker_environment(World(0, 1, 0), 1, free_port(), threads=1)}
-    command = [sys.executable, "-m", "refbert_dist.worker", "distill-general", str(run_dir)]
+    command = [sys.executable, "-m", "refbert_dist.worker", "distill-general", str(run_dir / "experiment.yaml")]
     with (run_dir / "out.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     deadline = time.monotonic() + 120
