@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,9 +77,11 @@ def _execute(exp: Experiment, targets: tuple[str, ...], where: Where) -> bool:
         if where.wait:
             wait(exp, targets)
         return where.wait
+    from launchers.cluster.chain import check_not_live
     from launchers.local import local_launcher
     from refbert_dist import pipeline
 
+    check_not_live(exp.run.dir)
     errors = Console(stderr=True)
     ran = pipeline.run(
         exp,
@@ -205,7 +208,7 @@ def status(
     """How far a run is: stages, jobs, nodes, progress, why something waits or has failed."""
     from rich.console import Console
 
-    from launchers.status import show_status
+    from launchers.watch.status import show_status
 
     show_status(run_dir, as_json, Console())
 
@@ -219,7 +222,7 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="Lines from the end.")] = 40,
 ) -> None:
     """What a run prints."""
-    from launchers.logs import show_logs
+    from launchers.watch.logs import show_logs
 
     show_logs(run_dir, stage, follow, failed, lines)
 
@@ -229,7 +232,7 @@ def cancel(run_dir: RunDir) -> None:
     """End the jobs of a run; what they have finished stays."""
     from rich.console import Console
 
-    from launchers.status import cancel_run
+    from launchers.watch.status import cancel_run
 
     cancel_run(run_dir, Console())
 
@@ -238,10 +241,25 @@ def cancel(run_dir: RunDir) -> None:
 def resume(run_dir: RunDir, dry_run: DryRun = False, wait: Wait = False) -> None:
     """Go on with a run as it was started last: where it was submitted to, or here."""
     from launchers.cluster.launch import last_start
+    from refbert_dist.rundir import started_in
 
     exp, targets, on = last_start(run_dir)
-    if _execute(exp, targets, Where(on, dry_run, wait)):
-        _show_run(exp)
+    with contextlib.chdir(started_in(run_dir)):
+        if _execute(exp, targets, Where(on, dry_run, wait)):
+            _show_run(exp)
+
+
+@app.command()
+def sync(run_dir: RunDir, dry_run: DryRun = False) -> None:
+    """Copy to MLflow what a run has recorded and MLflow lacks, as after a time without a network."""
+    from launchers.watch.run_status import experiment_of
+    from refbert_dist.pipeline import mlflow_copy
+
+    copy = mlflow_copy(experiment_of(run_dir))
+    if dry_run:
+        typer.echo(f"would copy {run_dir} to {copy.uri}")
+        return
+    typer.echo(f"{copy.sync_once()} records copied to {copy.uri}")
 
 
 # -- the teacher cache -------------------------------------------------------------------------------------------------
@@ -295,7 +313,7 @@ def cache_gc(
     gc(_experiment(path, overrides).cache.dir, yes, dry_run)
 
 
-# -- models and machines ------------------------------------------------------------------------------------------------
+# -- models and machines -----------------------------------------------------------------------------------------------
 
 
 @app.command()
@@ -326,7 +344,7 @@ def doctor(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Name the checks; make none.")] = False,
 ) -> None:
     """Say whether this machine can run the toolkit, and what is missing; exit code 1 if something is."""
-    from launchers.doctor import examine
+    from launchers.checkup.doctor import examine
 
     examine(on, dry_run)
 

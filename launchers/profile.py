@@ -98,8 +98,8 @@ class SlurmProfile(Resources):
         for where, found in self._all():
             if self.signal_delay_s >= found.time_min * 60:
                 raise ValueError(
-                    f"signal_delay_s is {self.signal_delay_s}, but {where}time_min is {found.time_min}; give the job more "
-                    "time, or be warned later"
+                    f"signal_delay_s is {self.signal_delay_s}, but {where}time_min is {found.time_min}; give the job "
+                    "more time, or be warned later"
                 )
         for name in self.stages:
             if name not in BY_NAME:
@@ -143,6 +143,8 @@ def load_profile(name: str) -> Profile:
 
 
 def _kind(path: Path, data: dict[str, Any]) -> str:
+    if "cluster" not in data and (asked := sorted(set(data) & set(SlurmProfile.model_fields) - {"environment"})):
+        raise UserError(f"cluster is missing in {path}, which sets {asked[0]}; write cluster: slurm")
     kind = data.get("cluster", "local")
     if kind not in KINDS:
         raise UserError(f"cluster is {kind!r} in {path}; write {' or '.join(KINDS)}{did_you_mean(str(kind), KINDS)}")

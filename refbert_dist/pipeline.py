@@ -28,6 +28,9 @@ from refbert_dist.tracking.mlflow_sync import MlflowSync
 
 Check = Callable[[Experiment], bool]
 
+HURRY_S = 10.0
+"""For MLflow, of the little time that is left to a run that was told to stop."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -266,23 +269,31 @@ def register(exp: Experiment) -> None:
             artifact.register(exp.run.dir)
 
 
-@contextlib.contextmanager
-def tracking(exp: Experiment) -> Iterator[None]:
-    """Copy what the run records to MLflow while it goes on; never in its way."""
-    if not exp.tracking.mlflow:
-        yield
-        return
-    sync = MlflowSync(
+def mlflow_copy(exp: Experiment) -> MlflowSync:
+    """What copies this run's records to MLflow."""
+    return MlflowSync(
         exp.run.dir,
         exp.tracking.mlflow_uri,
         exp.tracking.experiment,
         params=exp.model_dump(mode="json"),
         tags={},
     )
+
+
+@contextlib.contextmanager
+def tracking(exp: Experiment) -> Iterator[None]:
+    """Copy what the run records to MLflow while it goes on; never in its way."""
+    if not exp.tracking.mlflow:
+        yield
+        return
+    sync = mlflow_copy(exp)
     sync.start()
     try:
         yield
-    except BaseException as error:
-        sync.close("KILLED" if isinstance(error, StoppedError) else "FAILED")
+    except StoppedError:
+        sync.close("KILLED", HURRY_S)
+        raise
+    except BaseException:
+        sync.close("FAILED")
         raise
     sync.close("FINISHED")

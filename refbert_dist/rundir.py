@@ -13,7 +13,8 @@ from refbert_dist.artifacts import write_json, write_text
 from refbert_dist.artifacts.disk import explain_disk_errors
 from refbert_dist.config import Experiment, first_difference, load_experiment, to_yaml
 from refbert_dist.errors import UserError
-from refbert_dist.tracking.provenance import write_provenance
+from refbert_dist.tracking.files import read_json_or_none
+from refbert_dist.tracking.provenance import FILE_NAME, write_provenance
 
 EXPERIMENT = "experiment.yaml"
 
@@ -72,6 +73,13 @@ def check_same_experiment(exp: Experiment) -> None:
             f"run.dir '{exp.run.dir}' holds another experiment: {name} is {old!r} there and {new!r} here; "
             f"choose another run.dir, or set {name} back"
         )
+
+
+def started_in(run_dir: Path) -> Path:
+    """The folder that a run was started from last, to which its paths may be relative; the present one if unknown."""
+    starts = read_json_or_none(run_dir / FILE_NAME) or [{}]
+    folder = Path(starts[-1].get("folder", "."))
+    return folder if folder.is_dir() else Path.cwd()
 
 
 def record_stage(run_dir: Path, stage: str, seconds: float, processes: int, result: dict[str, Any]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from launchers.cluster import scheduler
 from launchers.cluster.batch import Batch
 from launchers.cluster.scheduler import Partition, Verdict
-from launchers.profile import SlurmProfile
+from launchers.profile import Resources, SlurmProfile
 from refbert_dist.config import Experiment
 from refbert_dist.errors import UserError, did_you_mean
 
@@ -72,7 +72,22 @@ def _obstacle(batch: Batch, partitions: Mapping[str, Partition]) -> str | None:
     if allowed is not None and (asked.account or scheduler.default_account()) not in allowed:
         given = f"account is '{asked.account}'" if asked.account else "account is not set"
         return f"{given}, but partition {partition.name} takes jobs of {', '.join(allowed)} only"
-    return None
+    return next(shortfalls(asked, batch.tasks, partition), None)
+
+
+def shortfalls(asked: Resources, tasks: int, partition: Partition) -> Iterator[str]:
+    """What no node of the partition has, in the words of the profile."""
+    nodes = f"the nodes of partition {partition.name} have at most"
+    cores = tasks * asked.cpus_per_task
+    if cores > partition.max_cpus_per_node:
+        yield (
+            f"tasks_per_node x cpus_per_task is {tasks} x {asked.cpus_per_task} = {cores}, but {nodes} "
+            f"{partition.max_cpus_per_node} cores"
+        )
+    if (asked.memory_gb or 0) * 1024 > partition.memory_mb:
+        yield f"memory_gb is {asked.memory_gb:g}, but {nodes} {partition.memory_mb / 1024:.4g}"
+    if asked.gpus_per_node > partition.gpus_per_node:
+        yield f"gpus_per_node is {asked.gpus_per_node}, but {nodes} {partition.gpus_per_node}"
 
 
 def _partition(name: str | None, partitions: Mapping[str, Partition]) -> Partition | None:

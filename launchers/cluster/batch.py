@@ -121,6 +121,10 @@ class Batch:
                 *profile.setup,
                 *(f"export {name}={shlex.quote(value)}" for name, value in self._environment().items()),
                 f"export PYTHONPATH={shlex.quote(str(self.code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+                # Python would look in the folder that the job was submitted from first: in the toolkit's own, edited code.
+                "export PYTHONSAFEPATH=1",
+                # It is for the processes; undisturbed, the script sees how they end.
+                "trap : USR2",
             ],
             "teardown": self._teardown(),
             "srun_args": [

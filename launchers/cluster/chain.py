@@ -129,6 +129,16 @@ def live_stages(run_dir: Path) -> dict[str, Submission]:
     return {name: each for name, each in found.items() if any(job in unfinished for job in each.job_ids)}
 
 
+def check_not_live(run_dir: Path) -> None:
+    """Raise :class:`UserError` where jobs of this run are under way: what runs here must not meet them."""
+    if submissions(run_dir) and (live := live_stages(run_dir)):
+        jobs = ", ".join(f"{submission.job_id} ({name})" for name, submission in live.items())
+        raise UserError(
+            f"run.dir '{run_dir}' has SLURM jobs under way: {jobs}; wait for them, or end them with refbert cancel "
+            f"{run_dir}"
+        )
+
+
 def submit_chain(
     exp: Experiment, profile: SlurmProfile, chain: Sequence[Link], live: Mapping[str, Submission]
 ) -> list[Submission]:

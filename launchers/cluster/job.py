@@ -18,7 +18,7 @@ from launchers.cluster.records import Attempt, add_attempt, attempts, now
 from refbert_dist.config import Experiment, load_experiment
 from refbert_dist.engine.processes import has_cuda_device
 from refbert_dist.engine.reports import error_path, log_path, open_log
-from refbert_dist.engine.stop import watching_signals
+from refbert_dist.engine.stop import ignore_signals, watching_signals
 from refbert_dist.engine.world import GROUP, GROUPS, RENDEZVOUS_PORTS, World, free_port, rendezvous
 from refbert_dist.errors import RefusedError, StoppedError
 from refbert_dist.pipeline import Stage, advance, missing_stages, require_result, stage_named, tracking
@@ -94,6 +94,7 @@ class StageJob:
             stage, exp = stage_named(self.stage), load_experiment(self.experiment)
             place = Place.from_environment(stage.group_size(exp))
             code = self._run(stage, exp, place)
+        ignore_signals()
         if code:
             # An exception would be stored by submitit as the job's result, which it is not: the job may go on later.
             sys.exit(code)
@@ -116,16 +117,19 @@ class StageJob:
             try:
                 return run_stage(stage, exp, lambda stage, exp: self._work(stage, exp, place))
             except Exception:
-                traceback.print_exc()
+                # The end of another process may be the cause, and then SLURM tells this one to stop just now.
+                with watching_signals() as signals, signals.deferred():
+                    traceback.print_exc()
                 return os.EX_SOFTWARE
 
     def _work(self, stage: Stage, exp: Experiment, place: Place) -> None:
         with contextlib.ExitStack() as around:
+            # Stages of groups may run beside each other, and only one process may copy at a time.
+            if place.world.is_main and stage.workers != "groups":
+                around.enter_context(tracking(exp))
             if place.number == 0:
                 around.enter_context(self._noted(stage, exp, place))
             _await_needs(stage, exp)
-            if place.world.is_main:
-                around.enter_context(tracking(exp))
             stage.run(exp)
             if place.world.rank == 0:
                 require_result(stage, exp)

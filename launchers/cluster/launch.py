@@ -16,14 +16,14 @@ from launchers.cluster.batch import Batch
 from launchers.cluster.chain import Link, batch_of, links, live_stages, submit_chain
 from launchers.cluster.records import Submission, submitted
 from launchers.profile import SlurmProfile
-from launchers.status import status
+from launchers.watch.run_status import experiment_of, status
 from refbert_dist import pipeline
 from refbert_dist.artifacts import read_json, write_json, write_text
-from refbert_dist.config import Experiment, load_experiment, to_yaml
+from refbert_dist.config import Experiment, to_yaml
 from refbert_dist.data.corpus import download, is_remote
-from refbert_dist.errors import RefusedError, UserError
+from refbert_dist.errors import RefusedError
 from refbert_dist.models.locate import model_folder
-from refbert_dist.rundir import EXPERIMENT, open_run
+from refbert_dist.rundir import open_run
 
 PROFILE, TARGETS = "profile.yaml", "targets.json"
 """In ``RUN_DIR/submitted``: where the run was submitted to last, and what for."""
@@ -59,9 +59,7 @@ def launch(exp: Experiment, targets: Iterable[str], profile: SlurmProfile, conso
 
 def last_start(run_dir: Path) -> tuple[Experiment, tuple[str, ...], str]:
     """A run's settings, its targets and its profile, as it was started last; all of it and here if never submitted."""
-    if not (run_dir / EXPERIMENT).exists():
-        raise UserError(f"{run_dir} holds no run, because it has no {EXPERIMENT}; give the directory of a run")
-    exp, folder = load_experiment(run_dir / EXPERIMENT), submitted(run_dir)
+    exp, folder = experiment_of(run_dir), submitted(run_dir.resolve())
     if not (folder / PROFILE).exists():
         return exp, ("export",), "local"
     return exp, tuple(read_json(folder / TARGETS)), str(folder / PROFILE)

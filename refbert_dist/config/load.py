@@ -112,14 +112,18 @@ def _is_union_branch(part: str | int) -> bool:
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    current: type[BaseModel] = model
+    current: Any = model
     for part in path:
-        field = current.model_fields.get(str(part))
-        inner = section_of(field.annotation) if field else None
-        if inner is None:
+        if get_origin(current) is dict:
+            current = get_args(current)[1]
+            continue
+        section = section_of(current)
+        field = section.model_fields.get(str(part)) if section else None
+        if field is None:
             return []
-        current = inner
-    return list(current.model_fields)
+        current = field.annotation
+    found = section_of(current)
+    return list(found.model_fields) if found else []
 
 
 def section_of(annotation: Any) -> type[Section] | None:

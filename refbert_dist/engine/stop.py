@@ -69,3 +69,9 @@ def watching_signals() -> Iterator[StopFlag]:
             yield _flag
         finally:
             _flag = None
+
+
+def ignore_signals() -> None:
+    """For the end of a process, whose exit code is settled: Python takes seconds, and its handlers away, to go."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
-import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 def replace_json(path: Path, value: Any) -> None:
     """Replace a JSON file in one step; not fsynced, because it is written often and can be written again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    # Not by the process's id: two nodes may have the same.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 

@@ -36,14 +36,16 @@ GIT_TIMEOUT_S = 10
 def write_provenance(run_dir: Path | str) -> dict[str, Any]:
     """Append an entry about this start (a run may be continued later, or on another machine) and return it.
 
-    The entry holds id, started (ISO 8601), argv, commit and dirty (None outside a git checkout), version of this
-    package, versions of the libraries (None if not installed), python, hostname, platform and cpus.
+    The entry holds id, started (ISO 8601), argv, folder (the working directory), commit and dirty (None outside a git
+    checkout), version of this package, versions of the libraries (None if not installed), python, hostname, platform
+    and cpus.
     """
     commit, dirty = source_commit(Path(refbert_dist.__file__).parent)
     entry = {
         "id": uuid.uuid4().hex,
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "argv": sys.argv,
+        "folder": str(Path.cwd()),
         "commit": commit,
         "dirty": dirty,
         "version": _version("refbert-dist"),

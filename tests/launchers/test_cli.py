@@ -301,3 +301,15 @@ def test_predict_refuses_a_damaged_bank(finished: Path, tmp_path: Path, refbert:
     states = folder / "bank" / "states.safetensors"
     states.write_bytes(states.read_bytes()[:-1])
     assert_one_sentence(refbert("predict", folder, stdin="a\tb\n"), "bank", "states.safetensors", code=1)
+
+
+@pytest.mark.dist
+def test_what_mlflow_lacks_is_copied_later(tmp_path: Path, finished: Path, refbert: Refbert) -> None:
+    run_dir = tmp_path / "moved"
+    shutil.copytree(finished, run_dir)
+    code, out, err = refbert("sync", run_dir, "--dry-run")
+    assert code == 0 and "would copy" in out and not (run_dir / "mlflow.db").exists(), err
+    code, out, err = refbert("sync", run_dir)
+    assert code == 0 and int(out.split()[0]) > 10 and (run_dir / "mlflow.db").exists(), err
+    assert refbert("sync", run_dir)[1].startswith("0 records")
+    assert_one_sentence(refbert("sync", tmp_path), "holds no run", "experiment.yaml")

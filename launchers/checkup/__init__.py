@@ -1,0 +1,1 @@
+"""``refbert doctor``: is this machine, or that cluster, able to run it?"""
