@@ -28,15 +28,17 @@ MAY_CHANGE = (
     "cache.staging_dir",
     "cache.staging_gb",
     "corpus.expected_tokens",
+    "task.min_teacher_gain",
     "launch",
     "tracking",
     "engine.zero_stage",
+    "engine.precision",
     "engine.timeout_s",
     "engine.prefetch_batches",
     "engine.checkpoint_steps",
     "engine.keep_checkpoints",
 )
-"""Settings that do not change what is computed, and so may differ when a run is continued."""
+"""Settings that do not change what is computed, or only its rounding, and so may differ when a run is continued."""
 
 
 @contextlib.contextmanager

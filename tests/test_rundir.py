@@ -38,6 +38,7 @@ def test_it_holds_the_resolved_experiment_and_where_it_came_from(exp: Experiment
         "tracking.mlflow=true",
         "tracking.log_steps=3",
         "engine.zero_stage=1",
+        "engine.precision=bf16",
         "engine.timeout_s=5",
         "engine.checkpoint_steps=1",
         "engine.keep_checkpoints=1",

@@ -59,7 +59,7 @@ def tiny_values(root: Path) -> dict[str, Any]:
         "cache": {"dir": str(root / "cache"), "shard_tokens": 1500, "batch_tokens": 512},
         "teacher": {"model": str(root / "teacher")},
         "corpus": {"path": "builtin:python-docs", "max_length": 48, "max_documents": 8},
-        "task": {"name": "MRPC", "path": str(root / "task"), "max_length": 64},
+        "task": {"name": "MRPC", "path": str(root / "task"), "max_length": 64, "min_teacher_gain": None},
         "student": {"layers": 2, "hidden": 24, "heads": 4, "intermediate": 48},
         "references": {"count": 2, "max_length": 16},
         "finetune": {"steps": 4, "batch_size": 16},

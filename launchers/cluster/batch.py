@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -23,13 +24,18 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 # What the batch script does once srun has ended. A process that ends for a reason that it can explain leaves a report
 # with exit code 1 or 2: then another start would end alike. Whatever else went wrong (told to stop, crashed, killed,
 # lost its peers), the job is queued again; it is the job itself that gives up, at its start, when it gets no further.
+# SLURM may have given this node up while it was alive, and have started the job elsewhere: that start is left alone.
 AT_THE_END = """\
 refbert_code=$?
 refbert_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 refbert_job=${refbert_job:-$SLURM_JOB_ID}
-if [ $refbert_code -ne 0 ] && ! grep -qs '"exit_code": [12]\\b' @REPORTS@; then
-    echo "refbert: exit code $refbert_code; job $refbert_job is queued again"
-    scontrol requeue "$refbert_job" && sleep 60  # SLURM ends this script
+if [ $refbert_code -ne 0 ]; then
+    if grep -qs '"exit_code": [12]\\b' @REPORTS@; then
+        refbert_code=1  # Others may have been stopped for it, with a higher code.
+    elif scontrol show job --oneliner "$refbert_job" | grep -q " Restarts=${SLURM_RESTART_COUNT:-0} "; then
+        echo "refbert: exit code $refbert_code; job $refbert_job is queued again"
+        scontrol requeue "$refbert_job" && sleep 60  # SLURM ends this script
+    fi
 fi"""
 # The other jobs of an array would only start to find that nothing is left to do.
 ALL_DONE = """\
@@ -82,8 +88,12 @@ class Batch:
 
         executor = self._executor()
         try:
-            # Submitted from inside another job, its variables would speak for this one.
-            with clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext():
+            with contextlib.ExitStack() as around:
+                # submitit repeats what sbatch says, which the error says as well.
+                around.enter_context(contextlib.redirect_stderr(io.StringIO()))
+                if "SLURM_JOB_ID" in os.environ:
+                    # Submitted from inside another job, its variables would speak for this one.
+                    around.enter_context(clean_env())
                 jobs = executor.map_array(work, range(self.elements))
         except (FailedJobError, FailedSubmissionError) as error:
             raise SubmissionError(scheduler_words(str(error))) from error
@@ -121,7 +131,7 @@ class Batch:
                 *profile.setup,
                 *(f"export {name}={shlex.quote(value)}" for name, value in self._environment().items()),
                 f"export PYTHONPATH={shlex.quote(str(self.code))}${{PYTHONPATH:+:$PYTHONPATH}}",
-                # Python would look in the folder that the job was submitted from first: in the toolkit's own, edited code.
+                # Python would first look in the folder of submission, which may hold the toolkit's own, edited code.
                 "export PYTHONSAFEPATH=1",
                 # It is for the processes; undisturbed, the script sees how they end.
                 "trap : USR2",

@@ -14,6 +14,7 @@ from refbert_dist.config import Experiment, OptimConfig, SystemName
 from refbert_dist.data.tokens import Part, tokens_artifact
 from refbert_dist.errors import UserError
 from refbert_dist.models.locate import model_folder, weight_files
+from refbert_dist.models.start import check_start, start_recipe
 
 TRAINING_VERSION = 1
 """Raised whenever the same settings would train another model."""
@@ -28,12 +29,16 @@ def task_teacher(exp: Experiment) -> Path:
 
 def general_student(exp: Experiment, system: SystemName) -> Path:
     """Folder of a student that has been through the general stage."""
+    # What was added later counts only where it is used: the keys of older students stay as they are.
+    start = {} if exp.student.init == "random" else {"init": start_recipe(exp)}
+    later = set() if exp.distill.weights.mlm else {"mlm"}
     recipe = {
         **_training(exp, "corpus", exp.distill.general),
-        "student": exp.student.model_dump(mode="json"),
+        "student": exp.student.model_dump(mode="json", exclude={"init"}) | start,
         "references": None,
         "distill": exp.distill.model_dump(
-            mode="json", exclude={"general", "intermediate", "prediction", "temperature"}
+            mode="json",
+            exclude={"general": True, "intermediate": True, "prediction": True, "temperature": True, "weights": later},
         ),
     }
     if exp.reference_count(system):
@@ -81,7 +86,8 @@ def made_from(exp: Experiment, part: Part) -> dict[str, Any]:
 
 
 def check_shared(exp: Experiment) -> None:
-    """Refuse shared models that were trained from another teacher or other data under the same name."""
+    """Refuse students that cannot start, and shared models that were trained from another teacher or other data."""
+    check_start(exp)
     shared: list[tuple[Path, Part]] = [
         (general_student(exp, name), "corpus") for name in exp.trained_systems() if exp.corpus
     ]

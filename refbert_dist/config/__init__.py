@@ -13,13 +13,13 @@ from refbert_dist.config.schema import (
     DistillConfig,
     EngineConfig,
     Experiment,
-    LossWeights,
     OptimConfig,
     ReferencesConfig,
     StudentConfig,
     SystemName,
     TaskConfig,
 )
+from refbert_dist.config.weights import LossWeights
 
 __all__ = [
     "CorpusConfig",

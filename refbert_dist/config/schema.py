@@ -10,38 +10,15 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(gt=0.0)]
-Weight = Annotated[float, Field(ge=0.0)]
+from refbert_dist.config.section import Fraction, Rate, Weight
+from refbert_dist.config.section import NonNegative as NonNegative
+from refbert_dist.config.section import Positive as Positive
+from refbert_dist.config.section import Section as Section
+from refbert_dist.config.weights import LossWeights
 
 SystemName = Literal["refbert", "tinybert"]
-
-
-class Section(BaseModel):
-    """Frozen, closed to unknown keys; the string under a field is its documentation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete_sections(cls, data: Any) -> Any:
-        """A section given in part keeps the rest of its own default, which may differ from its class's."""
-        if not isinstance(data, dict):
-            return data
-        return {name: cls._completed(name, value) for name, value in data.items()}
-
-    @classmethod
-    def _completed(cls, name: str, value: Any) -> Any:
-        default = cls.model_fields[name].default if name in cls.model_fields else None
-        return default.with_changes(value) if isinstance(default, Section) and isinstance(value, dict) else value
-
-    def with_changes(self, given: dict[str, Any]) -> dict[str, Any]:
-        """What this section sets explicitly, overridden by ``given``."""
-        return {**self.model_dump(exclude_unset=True), **given}
 
 
 class RunConfig(Section):
@@ -110,6 +87,9 @@ class TaskConfig(Section):
     """Tokens in a sample or pair at most, special tokens included; the longer sentence is cut first."""
     max_train: Positive | None = None
     """Use only this many training rows, drawn with ``seed``; ``null`` uses all."""
+    min_teacher_gain: Weight | None = 0.05
+    """By how much the fine-tuned teacher's leading metric on dev must beat the best constant answer, or nothing is
+    distilled from it; ``null`` switches this and the check of a classifier's labels off."""
 
 
 class StudentConfig(Section):
@@ -123,6 +103,10 @@ class StudentConfig(Section):
     """Width of the feed-forward layer."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Dropout probability of hidden states and attention."""
+    init: str = "random"
+    """Where the weights start: ``random``; ``teacher`` (its embeddings and mapped layers, for a student of its width
+    and heads; feed-forward layers of another width start at random); or a folder, hub name or ``package:NAME`` of a
+    BERT-like checkpoint of the student's shape. What reads references always starts at random."""
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> StudentConfig:
@@ -222,26 +206,6 @@ class OptimConfig(Section):
         return self
 
 
-class LossWeights(Section):
-    embedding: Weight = 1.0
-    """Mean squared error between embedding outputs (TinyBERT equation 9)."""
-    attention: Weight = 1.0
-    """Attention loss of the mapped layers (TinyBERT equation 7, or MiniLMv2 relations)."""
-    hidden: Weight = 1.0
-    """Mean squared error between hidden states of the mapped layers (TinyBERT equation 8)."""
-    prediction: Weight = 1.0
-    """Soft cross-entropy between logits (TinyBERT equation 10); task stage only."""
-
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> LossWeights:
-        if not (self.embedding or self.attention or self.hidden):
-            raise ValueError(
-                "distill.weights.embedding, attention and hidden are all 0, so that the first phases have nothing to "
-                "learn; set one of them above 0"
-            )
-        return self
-
-
 class DistillConfig(Section):
     targets: Literal["cache", "online"] = "cache"
     """Read the teacher's states from the cache, or run the teacher beside the student."""
@@ -265,10 +229,10 @@ class DistillConfig(Section):
 
 
 class EngineConfig(Section):
-    zero_stage: Literal[0, 1] = 0
-    """DeepSpeed ZeRO stage."""
-    precision: Literal["fp32"] = "fp32"
-    """Number format of training."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage: what is spread over the processes. 0 nothing, 1 moments, 2 gradients too, 3 weights too."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which layers compute; weights, their gradients, moments and losses are fp32 in both."""
     micro_batch_size: Positive = 8
     """Samples in one forward and backward pass of a process; fixed, so that results do not depend on their number."""
     gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
@@ -278,7 +242,7 @@ class EngineConfig(Section):
     prefetch_batches: NonNegative = 2
     """Micro-batches that are read and decoded ahead in the background."""
     checkpoint_steps: Positive = 200
-    """Optimizer steps between two checkpoints."""
+    """Optimizer steps between two checkpoints, which are written in the background."""
     keep_checkpoints: Positive = 2
     """Complete checkpoints kept while a training job goes on; of a finished one the last is kept."""
     timeout_s: Positive = 600

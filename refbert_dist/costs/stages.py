@@ -23,7 +23,7 @@ from refbert_dist.costs.extents import Extent
 from refbert_dist.costs.lengths import Lengths
 from refbert_dist.costs.lookup import bm25_cost, dense_cost
 from refbert_dist.costs.rates import Rates
-from refbert_dist.costs.work import Shape, Work, forward, losses, reading, student_shape, teacher_shape
+from refbert_dist.costs.work import Shape, Work, forward, losses, masked_language, reading, student_shape, teacher_shape
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import SHARD_FACTOR, Part
 from refbert_dist.models.layer_map import layer_map
@@ -225,11 +225,15 @@ class _Costs:
     def _encoder(self, optim: OptimConfig, scope: Scope, system: SystemName) -> StageCost:
         exp, lengths = self.exp, self.found[scope_part(scope)].lengths
         targets = _target_layers(exp, self.teacher)
+        vocabulary = teacher_info(exp.teacher.model).vocab_size
 
         def pass_s(samples: int, longest: int) -> float:
             tokens = samples * longest
             trained, frozen = losses(exp.distill, self.student, self.teacher, tokens, longest)
             trained += forward(self.student, tokens, longest) + self._reads(system, tokens, samples)
+            if scope == "general" and exp.distill.weights.mlm:
+                trained += masked_language(self.student, vocabulary, tokens, longest)
+                trained += self._reads(system, tokens, samples)
             frozen += self._teacher_beside(system, samples, longest)
             if targets and not caches_targets(exp):
                 frozen += forward(self.teacher, tokens, longest)

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from refbert_dist.config import DistillConfig, StudentConfig
+from refbert_dist.config.weights import MASKED_PERCENT
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import TeacherInfo
 
@@ -129,6 +130,17 @@ def losses(config: DistillConfig, student: Shape, teacher: Shape, tokens: float,
         trained += Work(each * (6 * h * h + 2 * compared * seen * h), 4 * maps_gone_over + 2 * each * h)
         frozen += Work(each * (6 * t * t + 2 * compared * seen * t), 2 * maps_gone_over + 2 * each * t)
     return trained, frozen
+
+
+def masked_language(student: Shape, vocabulary: int, tokens: float, seen: float) -> Work:
+    """The masked-language term: another pass of the student, then its head on the masked share of the tokens.
+
+    The head takes 2 H^2 (transform) + 2 H V (word embeddings) a masked token. What references add to the pass is not in
+    it.
+    """
+    h, masked = student.hidden, MASKED_PERCENT / 100 * tokens
+    head = Work(masked * (2 * h * h + 2 * h * vocabulary), masked * (6 * h + 3 * vocabulary))
+    return forward(student, tokens, seen) + head
 
 
 def uses_scores(config: DistillConfig, student: Shape, teacher: Shape) -> bool:

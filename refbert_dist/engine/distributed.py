@@ -15,8 +15,14 @@ import torch
 
 from refbert_dist.config import EngineConfig, OptimConfig
 from refbert_dist.engine.world import World, free_port, rendezvous
+from refbert_dist.errors import UserError
 
 T = TypeVar("T")
+
+LINEAR = torch.nn.functional.linear
+"""torch's own. Stage 3 puts another one in its place that saves memory, rounds differently, and stays there."""
+LARGEST_BUCKET = 500_000_000
+"""Gradients that are reduced together at most."""
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +84,20 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
 
 
 def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineConfig, passes: int) -> Any:
-    """Wrap a module for training: AdamW, ZeRO, gradient accumulation over ``passes``, clipping.
+    """Wrap a module for training: AdamW, ZeRO, precision, gradient accumulation over ``passes``, clipping.
 
-    DeepSpeed averages gradients over passes and processes; callers that want sums multiply by both.
+    DeepSpeed averages gradients over passes and processes; callers that want sums multiply by both. Raises UserError
+    where the device lacks the precision.
     """
     import deepspeed
 
+    if config.precision == "bf16" and not has_bf16():
+        raise UserError(
+            f"engine.precision is 'bf16' but {torch.cuda.get_device_name()} does not compute in it; "
+            "set engine.precision=fp32"
+        )
+    weights = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    torch.nn.functional.linear = LINEAR  # or the result would depend on what this process has trained before
     optimizer = torch.optim.AdamW(
         parameter_groups(module, optim.weight_decay), lr=optim.learning_rate, fused=torch.cuda.is_available()
     )
@@ -94,11 +108,26 @@ def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineC
             "train_micro_batch_size_per_gpu": config.micro_batch_size,
             "gradient_accumulation_steps": passes,
             "gradient_clipping": config.gradient_clipping,
-            "zero_optimization": {"stage": config.zero_stage},
+            # DeepSpeed sets a bucket aside at once, by default 2 GB, which few of our models can fill.
+            "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": min(weights, LARGEST_BUCKET)},
+            # Autocast, not DeepSpeed's bf16 engine: weights, gradients and moments stay fp32 at every stage, so
+            # checkpoints are alike in both precisions, and sums over micro-batches and processes as exact as in fp32.
+            # That engine sums gradients in bf16 at some stages, keeps its fp32 weights in another place at each, and
+            # would hand fp32 teacher states to a bf16 module. No module is named whose gradients may travel in bf16.
+            "torch_autocast": {
+                "enabled": config.precision == "bf16",
+                "dtype": "bfloat16",
+                "lower_precision_safe_modules": [],
+            },
             "steps_per_print": sys.maxsize,
         },
     )
     return engine
+
+
+def has_bf16() -> bool:
+    """Whether the device computes in bf16, and does not only pretend to; every CPU does."""
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 Precision = Literal["fp32", "bf16"]

@@ -22,15 +22,18 @@ import torch
 from refbert_dist.config import Experiment, OptimConfig
 from refbert_dist.data.sampler import Sampler
 from refbert_dist.engine.agreement import Agreement
-from refbert_dist.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from refbert_dist.engine.checkpoint import TrainState
 from refbert_dist.engine.distributed import device_of, training_engine
-from refbert_dist.engine.optimizer_state import gather_moments, restore_moments
+from refbert_dist.engine.heartbeat import Heartbeat
+from refbert_dist.engine.optimizer_state import release
 from refbert_dist.engine.prefetch import prefetched
+from refbert_dist.engine.saving import Saver
 from refbert_dist.engine.stop import watching_signals
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, StoppedError, UserError
 from refbert_dist.tracking.metrics import MetricsLog
 from refbert_dist.tracking.progress import Progress
+from refbert_dist.tracking.stall import StallWatch
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,9 @@ class Objective(Protocol):
     """What a job trains: a module whose forward returns the loss terms of a micro-batch as *sums*."""
 
     weights: dict[str, float]
+    """Of the loss terms, at the start."""
     lengths: np.ndarray
+    """Tokens of each sample."""
 
     @property
     def module(self) -> torch.nn.Module:
@@ -47,6 +52,9 @@ class Objective(Protocol):
 
     def batch(self, samples: np.ndarray, device: torch.device) -> dict[str, Any]:
         """The module's keyword arguments for these samples."""
+
+    def weights_at(self, fraction: float) -> dict[str, float]:
+        """Weights of the loss terms after this share of the steps, 0 to 1."""
 
     def denominators(self, samples: np.ndarray) -> dict[str, float]:
         """For each loss term, what its sum over a whole global batch is divided by."""
@@ -96,14 +104,11 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
     passes = sampler.passes(world.size)
     device = device_of(world)
 
-    restored = load_checkpoint(job.checkpoints)
-    if restored:
-        objective.module.load_state_dict(restored[1], strict=True)
+    saver = Saver(job.checkpoints, config, world)
+    saver.load_weights(objective.module)
     engine = training_engine(objective.module.to(device), job.optim, config, passes)
-    state = TrainState()
-    if restored:
-        state = restored[0]
-        restore_moments(engine, config.zero_stage, restored[2], state.step)
+    state = saver.restore(engine)
+    if state.step:
         log.info("%s continues from step %d of %d", job.name, state.step, steps)
 
     metrics = MetricsLog(job.run_dir) if world.rank == 0 else None
@@ -125,11 +130,16 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
         signals.deferred(),
         contextlib.closing(micro_batches),
         Progress(job.name, steps, "steps", run_dir=job.run_dir, enabled=world.rank == 0) as progress,
+        saver,
+        Heartbeat(config.timeout_s) as heartbeat,
     ):
         progress.update(state.step)
         stop = Agreement(signals, state.step)
+        stall = StallWatch(steps)
         for step in range(state.step, steps):
+            heartbeat.beat()
             batch = sampler.batch(step)
+            weights = objective.weights_at(step / steps)
             denominators = objective.denominators(batch.samples)
             rate = learning_rate(job.optim, step, steps)
             for group in engine.optimizer.param_groups:
@@ -137,8 +147,8 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
             for micro, inputs in islice(micro_batches, passes):
                 seed_micro_batch(exp.seed, step, micro.index)
                 terms = engine(**inputs)
-                scaled = {name: terms[name] / denominators[name] for name in objective.weights}
-                loss = sum(objective.weights[name] * value for name, value in scaled.items())
+                scaled = {name: terms[name] / denominators[name] for name in weights}
+                loss = sum(weights[name] * value for name, value in scaled.items())
                 # DeepSpeed averages over passes and processes, but the terms already are shares of the global mean.
                 engine.backward(loss * (0.0 if micro.filler else float(passes * world.size)))
                 engine.step()
@@ -148,11 +158,12 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
             state = TrainState(step + 1, state.samples + len(batch.samples), time.monotonic() - started)
             progress.update(state.step)
 
+            saver.check()
             stopping = stop.reached(state.step, time.monotonic() - began)
             saving = stopping or state.step == steps or state.step % config.checkpoint_steps == 0
             # Nothing is saved whose loss has not been seen to be finite.
             if saving or state.step % exp.tracking.log_steps == 0:
-                values = meter.take(objective.weights)
+                values = meter.take(weights)
                 if not np.isfinite(values["loss"]):
                     raise RefusedError(
                         f"the loss of {job.name} is {values['loss']} at step {state.step}; "
@@ -162,19 +173,14 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
                 if metrics:
                     metrics.write(job.stage, job.name, state.step, values)
                 progress.update(state.step, loss=values["loss"])
+                if world.rank == 0 and (remark := stall.see(state.step, values["loss"])):
+                    log.warning("%s: %s", job.name, remark)
             if saving:
-                _save(engine, job, exp, world, state, keep=1 if state.step == steps else config.keep_checkpoints)
+                saver.save(engine, state, keep=1 if state.step == steps else config.keep_checkpoints)
             if stopping and state.step < steps:
                 raise StoppedError(f"{job.name} stopped at step {state.step} of {steps}; run the same command again")
+    release(engine)
     return state
-
-
-def _save(engine: Any, job: Job, exp: Experiment, world: World, state: TrainState, keep: int) -> None:
-    moments = gather_moments(engine, exp.engine.zero_stage)
-    if world.rank == 0:
-        save_checkpoint(job.checkpoints, state, engine.module.state_dict(), moments, keep)
-    # Without this a fast process could be killed by a slow one's failure after it had gone on past the save.
-    torch.distributed.barrier()
 
 
 class _Meter:

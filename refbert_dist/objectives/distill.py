@@ -20,6 +20,7 @@ from refbert_dist.losses import hidden_mse, mse_regression, relation_divergence,
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.parts import attention_scores, queries_keys_values
 from refbert_dist.models.teacher import Teacher
+from refbert_dist.objectives.masking import MaskedLanguage, masked_count
 from refbert_dist.references.states import ReferenceStates
 
 Terms = dict[str, Tensor]
@@ -67,18 +68,28 @@ class LayerPlan:
 
 
 class EncoderModule(nn.Module):
-    """A student encoder and its width maps; forward returns embedding, attention and hidden losses as sums."""
+    """A student encoder, its width maps and, given a mask token, its head for masked tokens.
 
-    def __init__(self, student: Any, teacher: Teacher, plan: LayerPlan, config: DistillConfig) -> None:
+    Forward returns the embedding, attention, hidden and masked-language losses as sums.
+    """
+
+    def __init__(
+        self, student: Any, teacher: Teacher, plan: LayerPlan, config: DistillConfig, mask_token_id: int | None = None
+    ) -> None:
         super().__init__()
         self.student = student
         self.plan = plan
-        self.active = {name for name, weight in config.weights if weight and name != "prediction"}
+        self.active = {name for name, weight in config.weights if weight} - {"prediction"}
         maps = 1 if config.projection == "shared" else len(plan.mapped) + 1
         if not self.active & {"embedding", "hidden"}:
             maps = 0
         width = student.config.hidden_size
         self.projections = nn.ModuleList(nn.Linear(width, teacher.hidden_size) for _ in range(maps))
+        self.mlm_head = None
+        if mask_token_id is None:
+            self.active -= {"mlm"}
+        elif "mlm" in self.active:
+            self.mlm_head = MaskedLanguage(student.config, mask_token_id)
         # Kept out of the module tree: the teacher is frozen and must not reach optimizer, checkpoints or ZeRO.
         self._frozen = (teacher,)
 
@@ -108,6 +119,8 @@ class EncoderModule(nn.Module):
                 for level, layer in enumerate(self.plan.mapped, start=1)
             ]
             terms["attention"] = torch.stack(losses).sum()
+        if self.mlm_head is not None:
+            terms["mlm"] = self.mlm_head(self.student, inputs, references)
         return terms
 
     def _attention(self, level: int, below: Tensor, layer: int, target_below: Tensor, mask: Tensor) -> Tensor:
@@ -124,7 +137,10 @@ class EncoderModule(nn.Module):
 
 
 class EncoderObjective:
-    """General stage, and first phase of the task stage: the student's states against the teacher's."""
+    """General stage, and first phase of the task stage: the student's states against the teacher's.
+
+    ``mask_token_id`` belongs to the general stage, where the student also learns to guess masked tokens.
+    """
 
     def __init__(
         self,
@@ -134,10 +150,12 @@ class EncoderObjective:
         states: TeacherStates,
         references: References | None,
         config: DistillConfig,
+        mask_token_id: int | None = None,
     ) -> None:
         self.plan = LayerPlan.make(config, student.config, teacher)
-        self.module = EncoderModule(student, teacher, self.plan, config)
-        self.weights = {name: weight for name, weight in config.weights if name in self.module.active}
+        self.module = EncoderModule(student, teacher, self.plan, config, mask_token_id)
+        self.config = config
+        self.weights = self.weights_at(0.0)
         self.tokens = tokens
         self.lengths = tokens.lengths
         self.states = states
@@ -155,11 +173,17 @@ class EncoderObjective:
             "references": self.references.of(samples) if self.references else {},
         }
 
+    def weights_at(self, fraction: float) -> dict[str, float]:
+        """Weights of the terms when ``fraction`` (0 to 1) of the steps are done."""
+        return {name: weight for name, weight in self.config.weights.at(fraction).items() if name in self.module.active}
+
     def denominators(self, samples: np.ndarray) -> dict[str, float]:
-        """Means over tokens; over (query, key) pairs for attention scores."""
-        lengths = self.lengths[samples].astype(np.float64)
-        pairs = float((lengths**2).sum()) if self.plan.attention == "scores" else float(lengths.sum())
-        return {"embedding": float(lengths.sum()), "hidden": float(lengths.sum()), "attention": pairs}
+        """Means over tokens; over (query, key) pairs for attention scores; over what is masked."""
+        lengths = self.lengths[samples].astype(np.int64)
+        tokens = float(lengths.sum())
+        pairs = float((lengths**2).sum()) if self.plan.attention == "scores" else tokens
+        masked = float(masked_count(lengths).sum())
+        return {"embedding": tokens, "hidden": tokens, "attention": pairs, "mlm": masked}
 
 
 def _target_layers(mapped: Sequence[int], active: set[str]) -> tuple[int, ...]:
@@ -200,7 +224,8 @@ class PredictionObjective:
         pad_id: int,
     ) -> None:
         self.module = PredictionModule(student, config.temperature)
-        self.weights = {"prediction": config.weights.prediction}
+        self.config = config
+        self.weights = self.weights_at(0.0)
         self.regression = student.config.num_labels == 1
         self.tokens = tokens
         self.lengths = tokens.lengths
@@ -220,6 +245,10 @@ class PredictionObjective:
         else:
             batch["logits"] = torch.from_numpy(self.states.logits(samples)).to(device)
         return batch
+
+    def weights_at(self, fraction: float) -> dict[str, float]:
+        """Weight of the one term when ``fraction`` (0 to 1) of the steps are done."""
+        return {"prediction": self.config.weights.at(fraction)["prediction"]}
 
     def denominators(self, samples: np.ndarray) -> dict[str, float]:
         """The loss is a mean over samples."""

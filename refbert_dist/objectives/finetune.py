@@ -34,7 +34,7 @@ class FinetuneObjective:
 
     def __init__(self, teacher: Teacher, tokens: TokenSet, num_labels: int) -> None:
         self.module = FinetuneModule(teacher, num_labels)
-        self.weights = {"prediction": 1.0}
+        self.weights = self.weights_at(0.0)
         self.tokens = tokens
         self.lengths = tokens.lengths
         self.pad_id = teacher.pad_token_id
@@ -46,6 +46,10 @@ class FinetuneObjective:
             "inputs": to_device(token_batch(self.tokens, samples, self.pad_id), device),
             "labels": torch.from_numpy(self.tokens.labels[samples]).to(device),
         }
+
+    def weights_at(self, fraction: float) -> dict[str, float]:
+        """The one term counts in full at any time."""
+        return {"prediction": 1.0}
 
     def denominators(self, samples: np.ndarray) -> dict[str, float]:
         """The loss is a mean over samples."""

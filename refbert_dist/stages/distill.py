@@ -14,14 +14,17 @@ from refbert_dist.cache.models import general_student, is_saved, made_from, trai
 from refbert_dist.cache.states import TeacherStates, open_states
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.data.tasks import task_spec
+from refbert_dist.data.tokenizer import load_tokenizer
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.engine.distributed import device_of, of_first, process_group
 from refbert_dist.engine.loop import Job, Objective, train
 from refbert_dist.engine.world import World
+from refbert_dist.errors import UserError
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.distill import EncoderObjective, PredictionObjective, References
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
 from refbert_dist.references.states import ReferenceStates
+from refbert_dist.stages.gates import check_teacher
 from refbert_dist.stages.students import (
     PROJECTIONS,
     add_record,
@@ -31,6 +34,7 @@ from refbert_dist.stages.students import (
     new_classifier,
     new_encoder,
     save_folder,
+    save_mlm_head,
     save_projections,
 )
 
@@ -80,11 +84,15 @@ def general(exp: Experiment) -> dict[str, Any]:
 
 
 def task(exp: Experiment) -> dict[str, Any]:
-    """Teach every system the task: hidden states and attention first, then predictions."""
+    """Teach every system the task: hidden states and attention first, then predictions.
+
+    Raises RefusedError where the teacher does not know the task.
+    """
     assert exp.task is not None
     num_labels = task_spec(exp.task.name).num_labels
     with process_group(exp.engine.timeout_s) as world:
         setting = Setting(exp, "task", device_of(world))
+        gate = check_teacher(exp, setting.teacher, setting.device)
         for system in exp.trained_systems():
             start = general_student(exp, system) if exp.corpus else None
             _encoder_job(exp, world, setting, system, "intermediate", start)
@@ -103,7 +111,8 @@ def task(exp: Experiment) -> dict[str, Any]:
             )
             job = Job("distill-task", f"prediction-{system}", exp.distill.prediction, exp.run.dir)
             _train_and_save(exp, world, objective, job, student, folder, encoder)
-    return {system: training_record(model_folder(exp, f"prediction-{system}")) for system in exp.trained_systems()}
+    folders = {system: model_folder(exp, f"prediction-{system}") for system in exp.trained_systems()}
+    return {"teacher_gate": gate, **{system: training_record(folder) for system, folder in folders.items()}}
 
 
 def _encoder_job(
@@ -131,12 +140,23 @@ def _encoder_job(
         setting.states,
         setting.references(system, scope_part(scope)),
         exp.distill,
+        _mask_token(exp) if phase == "general" and exp.distill.weights.mlm else None,
     )
     if start and (start / PROJECTIONS).exists():
         load_projections(start, objective.module.projections)
     job = Job(f"distill-{scope}", name, optim, exp.run.dir)
     shared: Part | None = "corpus" if phase == "general" else None
     _train_and_save(exp, world, objective, job, student, folder, start, shared)
+
+
+def _mask_token(exp: Experiment) -> int:
+    tokenizer = load_tokenizer(exp.teacher.model)
+    if tokenizer.mask_token_id is None:
+        raise UserError(
+            f"distill.weights.mlm is above 0 but the tokenizer of teacher.model '{exp.teacher.model}' has no mask "
+            "token; set distill.weights.mlm=0"
+        )
+    return int(tokenizer.mask_token_id)
 
 
 def _train_and_save(
@@ -157,6 +177,8 @@ def _train_and_save(
             student.save_pretrained(path)
             if isinstance(objective, EncoderObjective):
                 save_projections(path, objective.module.projections)
+                if objective.module.mlm_head is not None:
+                    save_mlm_head(path, objective.module.mlm_head)
 
         save_folder(folder, write, add_record(state, before) | (made_from(exp, shared) if shared else {}))
     torch.distributed.barrier()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,15 +17,13 @@ from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.engine.distributed import device_of
 from refbert_dist.engine.world import World
-from refbert_dist.models.teacher import Teacher
+from refbert_dist.stages.answers import Forward, answers, teacher_forward
 from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.latency import median_latencies
 from refbert_dist.stages.scores import scores
 from refbert_dist.stages.students import load_classifier, model_folder
 from refbert_dist.tracking.metrics import MetricsLog
 from refbert_dist.tracking.progress import Progress
-
-Forward = Callable[[np.ndarray], torch.Tensor]
 
 
 def run(exp: Experiment) -> dict[str, Any]:
@@ -39,7 +37,7 @@ def run(exp: Experiment) -> dict[str, Any]:
     folders = {system: model_folder(exp, f"prediction-{system}") for system in exp.trained_systems()}
     students = {system: load_classifier(folder).to(device).eval() for system, folder in folders.items()}
 
-    forwards: dict[str, Forward] = {"teacher": _teacher_forward(setting.teacher, dev, device)}
+    forwards: dict[str, Forward] = {"teacher": teacher_forward(setting.teacher, dev, device)}
     parameters = {"teacher": _parameters(setting.teacher.model)}
     budgets = {"teacher": training_record(task_teacher(exp))}
     for system, student in students.items():
@@ -54,9 +52,9 @@ def run(exp: Experiment) -> dict[str, Any]:
         done = 0
         for name, forward in forwards.items():
             logits = []
-            for samples in _batches(len(dev), exp.evaluate.batch_size):
-                logits.append(forward(samples).float().cpu().numpy())
-                done += len(samples)
+            for answered in answers(forward, len(dev), exp.evaluate.batch_size):
+                logits.append(answered)
+                done += len(answered)
                 progress.update(done)
             found = scores(spec.metrics, np.concatenate(logits), dev.labels)
             metrics.write("evaluate", f"evaluate-{name}", budgets[name]["steps"], found)
@@ -104,14 +102,6 @@ def latencies(
     return {"seconds": seconds, "batch": len(samples), "length": int(dev.lengths[samples].max())}
 
 
-def _teacher_forward(teacher: Teacher, dev: TokenSet, device: torch.device) -> Forward:
-    @torch.inference_mode()
-    def forward(samples: np.ndarray) -> torch.Tensor:
-        return teacher.logits(**to_device(token_batch(dev, samples, teacher.pad_token_id), device))
-
-    return forward
-
-
 def _student_forward(
     student: Any, setting: Setting, system: SystemName, dev: TokenSet, device: torch.device
 ) -> Forward:
@@ -128,8 +118,3 @@ def _student_forward(
 
 def _parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _batches(count: int, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))

@@ -17,6 +17,7 @@ from refbert_dist.engine.loop import Job, train
 from refbert_dist.models.locate import resolve_model
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.finetune import FinetuneObjective
+from refbert_dist.stages.gates import check_labels
 from refbert_dist.stages.students import add_record, save_folder
 
 
@@ -26,6 +27,7 @@ def run(exp: Experiment) -> dict[str, Any]:
     folder = task_teacher(exp)
     with process_group(exp.engine.timeout_s) as world:
         if not of_first(is_saved(folder)):
+            check_labels(exp)
             torch.manual_seed(exp.seed)
             num_labels = task_spec(exp.task.name).num_labels
             teacher = Teacher.load(exp.teacher.model, num_labels=num_labels)

@@ -24,8 +24,10 @@ from refbert_dist.config import Experiment, SystemName
 from refbert_dist.engine.checkpoint import TrainState
 from refbert_dist.models.locate import teacher_info
 from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
+from refbert_dist.models.start import load_start, start_config
 
 PROJECTIONS = "projections.safetensors"
+MLM_HEAD = "mlm_head.safetensors"
 
 
 def model_folder(exp: Experiment, job: str) -> Path:
@@ -91,14 +93,16 @@ def student_config(exp: Experiment, system: SystemName, **extra: Any) -> RefBert
         reference_key_layer=references.key_layer,
         reference_value_layer=references.value_layer,
         tie_reference_projections=references.tie_projections,
+        **start_config(exp),
         **extra,
     )
 
 
 def new_encoder(exp: Experiment, system: SystemName) -> RefBertModel:
-    """A random student. All systems of an experiment share their start; only RefBERT's own weights come on top."""
+    """A student at its start, ``student.init``. All systems share it; only RefBERT's own weights come on top."""
     torch.manual_seed(exp.seed)
     plain = RefBertModel(student_config(exp, "tinybert"), add_pooling_layer=False)
+    load_start(exp, plain)
     if exp.reference_count(system) == 0:
         return plain
     student = RefBertModel(student_config(exp, system), add_pooling_layer=False)
@@ -138,8 +142,16 @@ def load_classifier(folder: Path) -> RefBertForSequenceClassification:
 
 def save_projections(folder: Path, projections: torch.nn.Module) -> None:
     """Width maps of the hidden losses: not part of the model, but the next stage continues with them."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in projections.state_dict().items()}
-    save_file(state, folder / PROJECTIONS)
+    _save_tensors(projections, folder / PROJECTIONS)
+
+
+def save_mlm_head(folder: Path, head: torch.nn.Module) -> None:
+    """The head for masked tokens: not part of the model either, kept for whoever wants to go on with it."""
+    _save_tensors(head, folder / MLM_HEAD)
+
+
+def _save_tensors(module: torch.nn.Module, path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
 
 
 def load_projections(folder: Path, projections: torch.nn.Module) -> None:

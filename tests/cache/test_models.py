@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from tiny import tiny_experiment
 
-from refbert_dist.cache.models import general_student
+from refbert_dist.cache.models import general_student, task_teacher
+from refbert_dist.config import parse_experiment
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "engine.zero_stage=1",
         "launch.processes=3",
         "cache.layers=all",
+        "student.init=random",
+        "distill.weights.mlm=0",
+        "task.min_teacher_gain=0.2",
     ],
 )
 def test_runs_over_one_corpus_share_its_students(root: Path, override: str) -> None:
@@ -43,6 +47,8 @@ def test_runs_over_one_corpus_share_its_students(root: Path, override: str) -> N
         "student.dropout=0",
         "distill.general.steps=7",
         "distill.weights.hidden=2",
+        "distill.weights.hidden={start: 1, end: 0}",
+        "distill.weights.mlm=1",
         "distill.layer_map=last",
         "distill.projection=per_layer",
         "distill.targets=online",
@@ -74,3 +80,23 @@ def test_references_count_for_refbert_alone(root: Path, override: str) -> None:
     assert general_student(one, "refbert") != general_student(other, "refbert")
     assert general_student(one, "tinybert") == general_student(other, "tinybert")
     assert general_student(one, "refbert") != general_student(one, "tinybert")
+
+
+def test_masked_language_has_a_key_for_each_weight(root: Path) -> None:
+    weights = ("1", "2", "{start: 2, end: 0}")
+    keys = {general_student(tiny_experiment(root, f"distill.weights.mlm={weight}"), "refbert") for weight in weights}
+    assert len(keys) == 3
+
+
+def test_keys_of_older_students_stay_as_they_were() -> None:
+    """Students were distilled under these keys before there were other starts and terms; they must still be found."""
+    exp = parse_experiment(
+        {
+            "teacher": {"model": "bert-base-uncased"},
+            "corpus": {"path": "/data/wikipedia.txt"},
+            "task": {"name": "MRPC", "path": "/data/MRPC"},
+        }
+    )
+    found = [general_student(exp, system).name for system in exp.trained_systems()]
+    assert found == ["f074ee0e437333d2", "57771c13d96aebed"]
+    assert task_teacher(exp).name == "84284c2c55b834ba"

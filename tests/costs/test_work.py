@@ -8,10 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
 from refbert_dist.config import DistillConfig
-from refbert_dist.costs.work import Shape, Work, forward, losses, reading
+from refbert_dist.costs.work import Shape, Work, forward, losses, masked_language, reading
 from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertModel
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.distill import EncoderModule, LayerPlan
+from refbert_dist.objectives.masking import masked_count
 
 SAMPLES, LENGTH = 3, 20
 STUDENT = {"num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
@@ -94,3 +95,17 @@ def test_terms_without_weight_cost_nothing() -> None:
     trained, frozen = losses(config, shape(STUDENT), shape(TEACHER), 60, 20)
     assert frozen == Work()
     assert trained.flops == 2 * 60 * 24 * 48 * 2
+
+
+def test_masked_language() -> None:
+    """What the term adds to the operations of the module."""
+    config, without = (DistillConfig.model_validate({"weights": {"mlm": weight}}) for weight in (1, 0))
+    student, teacher = bert(STUDENT), Teacher(bert(TEACHER)).eval()
+    plan = LayerPlan.make(config, student.config, teacher)
+    batch = inputs()
+    targets = {layer: torch.randn(SAMPLES, LENGTH, 48) for layer in (1, 2, 3, 4)}
+    modules = [EncoderModule(student, teacher, plan, given, mask_token_id=4) for given in (config, without)]
+    more, less = (counted(lambda module=module: module(batch, targets, {})) for module in modules)  # type: ignore[misc]
+    found = masked_language(shape(STUDENT), 1000, SAMPLES * LENGTH, LENGTH)
+    assert masked_count(torch.tensor([LENGTH])) == 0.15 * LENGTH, "a length at which nothing is rounded"
+    assert found.flops == pytest.approx(more - less, rel=1e-6)

@@ -1,72 +1,91 @@
-"""One rank of the general distillation of the experiment in argv[1].
+"""One process of the general distillation of the experiments in the folders argv[1:], one after the other.
 
-argv[2] may break the reduction on purpose (``local``, ``none``), or kill the process after a checkpoint (``die:20``).
+What follows ``=`` behind a folder befalls that run, several things divided by commas: ``stop:20`` asks it to end after
+20 steps, ``die:20`` kills it when the checkpoint of step 20 stands, ``tear:20`` in the middle of writing that one;
+``local`` and ``none`` reduce wrongly.
 """
 
+import contextlib
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from refbert_dist.config import load_experiment
-from refbert_dist.engine.checkpoint import TrainState
+from refbert_dist.engine import checkpoint, saving
+from refbert_dist.errors import StoppedError
 from refbert_dist.objectives.distill import EncoderObjective
 from refbert_dist.stages import distill
+from refbert_dist.tracking.quiet import quiet_libraries
 
 
-def normalise_locally() -> None:
+def normalise_locally() -> Any:
     """The classic mistake: divide by the counts of this process's samples instead of the global batch's."""
     right = EncoderObjective.denominators
 
-    def wrong(self: EncoderObjective, samples: object) -> dict[str, float]:
-        return {name: value * 0.5 for name, value in right(self, samples).items()}  # type: ignore[arg-type]
+    def wrong(self: EncoderObjective, samples: Any) -> dict[str, float]:
+        return {name: value * 0.5 for name, value in right(self, samples).items()}
 
-    import torch.distributed
-
-    if torch.distributed.get_world_size() > 1:
-        EncoderObjective.denominators = wrong  # type: ignore[method-assign]
+    return mock.patch.object(EncoderObjective, "denominators", wrong)
 
 
-def average_nothing() -> None:
+def average_nothing() -> Any:
     """Each process follows its own gradient: the mistake of TinyBERT's published distributed mode."""
-
-    def nothing(*_: object, **__: object) -> None:
-        return None
-
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    DeepSpeedEngine.allreduce_gradients = nothing
+    return mock.patch.object(DeepSpeedEngine, "allreduce_gradients", lambda *_, **__: None)
 
 
-def die_after(step: int) -> None:
+def stop_after(steps: int) -> Any:
+    """A signal to this process after so many steps."""
+    check, left = saving.Saver.check, iter(range(steps - 1, -1, -1))
+
+    def counted(self: saving.Saver) -> None:
+        check(self)
+        if next(left, None) == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return mock.patch.object(saving.Saver, "check", counted)
+
+
+def die_after(step: int) -> Any:
     """Kill this process as soon as the checkpoint of ``step`` stands."""
-    from refbert_dist.engine import loop
+    write = saving.write_checkpoint
 
-    save = loop.save_checkpoint
-
-    def save_and_die(folder: Path, state: TrainState, *rest: Any) -> Path:
-        saved = save(folder, state, *rest)
-        if state.step == step:
+    def write_and_die(folder: Path, *rest: Any) -> None:
+        write(folder, *rest)
+        if (folder / f"step-{step}").exists():
             os.kill(os.getpid(), signal.SIGKILL)
-        return saved
 
-    loop.save_checkpoint = save_and_die  # type: ignore[assignment]
+    return mock.patch.object(saving, "write_checkpoint", write_and_die)
+
+
+def tear(step: int) -> Any:
+    """Kill this process when of the checkpoint of ``step`` only the tensors are written."""
+    write = checkpoint.write_json
+
+    def die_or_write(path: Path, value: Any) -> None:
+        if value["step"] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, value)
+
+    return mock.patch.object(checkpoint, "write_json", die_or_write)
+
+
+def fault(name: str) -> Any:
+    kind, _, number = name.partition(":")
+    plain = {"local": normalise_locally, "none": average_nothing}
+    counted = {"stop": stop_after, "die": die_after, "tear": tear}
+    return counted[kind](int(number)) if number else plain[kind]()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2 and sys.argv[2].startswith("die:"):
-        die_after(int(sys.argv[2].removeprefix("die:")))
-    elif len(sys.argv) > 2:
-        from refbert_dist.engine import distributed
-
-        start, breaks = distributed.training_engine, {"local": normalise_locally, "none": average_nothing}[sys.argv[2]]
-
-        def broken(*args: object, **options: object) -> object:
-            breaks()
-            return start(*args, **options)  # type: ignore[arg-type]
-
-        from refbert_dist.engine import loop
-
-        loop.training_engine = broken  # type: ignore[assignment]
-    distill.general(load_experiment(Path(sys.argv[1]) / "experiment.yaml"))
+    quiet_libraries()
+    for argument in sys.argv[1:]:
+        folder, _, names = argument.partition("=")
+        with contextlib.ExitStack() as faults, contextlib.suppress(StoppedError):
+            for name in filter(None, names.split(",")):
+                faults.enter_context(fault(name))
+            distill.general(load_experiment(Path(folder) / "experiment.yaml"))

@@ -121,6 +121,9 @@ class Toy:
             "scale": scale.to(device),
         }
 
+    def weights_at(self, fraction: float) -> dict[str, float]:
+        return self.weights
+
     def denominators(self, samples: np.ndarray) -> dict[str, float]:
         return {"square": float(self.lengths[samples].sum()), "absolute": float(len(samples))}
 
@@ -189,7 +192,7 @@ def test_records_between_are_means(tmp_path: Path) -> None:
     assert [record["loss"] for record in records] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_a_signal_saves_and_the_next_start_ends_as_if_there_had_been_none(tmp_path: Path, zero_stage: int) -> None:
     settings = (f"engine.zero_stage={zero_stage}", "tracking.log_steps=1")
     whole, stopped, continued = Toy(dropout=0.3), Toy(dropout=0.3), Toy(dropout=0.3)

@@ -57,12 +57,14 @@ class World:
             parameter.data += 0.2 * torch.randn_like(parameter)
         return student
 
-    def objective(self, system: SystemName, *overrides: str, student: Any = None) -> EncoderObjective:
+    def objective(
+        self, system: SystemName, *overrides: str, student: Any = None, mask_token_id: int | None = None
+    ) -> EncoderObjective:
         exp = self.experiment(*overrides)
         references = self.references(exp) if exp.reference_count(system) else None
         student = self.student(exp, system) if student is None else student
         torch.manual_seed(6)
-        return EncoderObjective(student, self.teacher, self.tokens, self.states, references, exp.distill)
+        return EncoderObjective(student, self.teacher, self.tokens, self.states, references, exp.distill, mask_token_id)
 
 
 def own_corpus(root: Path) -> tuple[str, str]:
