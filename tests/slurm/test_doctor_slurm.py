@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from launchers.checkup.doctor import examine
-from launchers.cluster import trial
+from launchers.checkup import trial
 from refbert_dist.errors import RefusedError, UserError
 
 SANDBOX = Path(__file__).parents[2] / "slurm" / "profiles" / "sandbox.yaml"
