@@ -21,15 +21,16 @@ from launchers.local import local_launcher
 from launchers.profile import LocalProfile, SlurmProfile
 from launchers.watch.run_status import StageStatus, status
 from refbert_dist import pipeline
-from refbert_dist.cache.models import general_student
+from refbert_dist.cache.models import general_student, training_record
 from refbert_dist.config import Experiment, load_experiment
 from refbert_dist.engine.reports import log_path
 from refbert_dist.errors import StoppedError
 from refbert_dist.rundir import EXPERIMENT
 
 STAGE = "distill-general"
-STEPS = 120
-"""Enough that a training which has begun is not over before it can be disturbed."""
+BUDGETS = (120, 1000)
+"""Steps; the smallest is taken with which a training that has begun is not over before it can be disturbed."""
+LEAST_S = 4.0
 PATIENCE_S = 120.0
 POLL_INTERVAL_S = 0.1
 TASK = "^[^ ]*/python[^ ]* -u -m submitit"
@@ -93,14 +94,23 @@ class Origin:
 
     @classmethod
     def make(cls, root: Path) -> Origin:
-        """Run it on this machine; the copies for the jobs are taken before the student is there."""
-        exp = tiny_experiment(
-            root, "systems=[refbert]", f"distill.general.steps={STEPS}", "engine.checkpoint_steps=100000"
-        )
-        pipeline.run(exp, ["retrieve", "cache-general"])
-        alone = cls(exp, b"").copy(root / "alone")
-        pipeline.run(alone, [STAGE], local_launcher(LocalProfile(processes=2, threads=1)))
+        """Run it on this machine; the copies for the jobs are without the student."""
+        for steps in BUDGETS:
+            exp = tiny_experiment(
+                root, "systems=[refbert]", f"distill.general.steps={steps}", "engine.checkpoint_steps=100000"
+            )
+            shutil.rmtree(exp.run.dir, ignore_errors=True)
+            pipeline.run(exp, ["retrieve", "cache-general"])
+            alone = cls(exp, b"").copy(root / f"alone-{steps}")
+            pipeline.run(alone, [STAGE], local_launcher(LocalProfile(processes=2, threads=1)))
+            if training_record(general_student(alone, "refbert"))["seconds"] >= LEAST_S:
+                break
         return cls(exp, weights(alone))
+
+    @property
+    def steps(self) -> int:
+        """Of general distillation."""
+        return self.exp.distill.general.steps or 0
 
     def copy(self, root: Path, *overrides: str) -> Experiment:
         """The same experiment in folders of its own."""
@@ -114,7 +124,7 @@ class Survivor:
 
     def __init__(self, sandbox: Any, origin: Origin, root: Path, *overrides: str, **fields: Any) -> None:
         self.sandbox = sandbox
-        self.student = origin.student
+        self.origin = origin
         self.exp = origin.copy(root, *overrides)
         self.fields = fields
         self.submit()
@@ -195,14 +205,14 @@ class Survivor:
             steps_lost: whether steps may have been done twice.
         """
         self.await_end()
-        assert weights(self.exp) == self.student
+        assert weights(self.exp) == self.origin.student
         assert [start.exit_code for start in self.starts()] == [*endings, 0]
         began, *later = log_path(self.exp.run.dir, STAGE, 0).read_text().split("=== ")[1:]
-        assert "continues" not in began and later
+        assert "continues" not in began
         for log in later:
-            assert 0 < int(log.partition("continues from step ")[2].split()[0]) < STEPS
-        assert steps_lost or self.steps() == list(range(1, STEPS + 1))
-        assert self.checkpoints() == [f"step-{STEPS}"]
+            assert 0 < int(log.partition("continues from step ")[2].split()[0]) < self.origin.steps
+        assert steps_lost or self.steps() == list(range(1, self.origin.steps + 1))
+        assert self.checkpoints() == [f"step-{self.origin.steps}"]
         until(lambda: self.sandbox.sacct(self.next_id) == "COMPLETED", "the job after it")
 
 

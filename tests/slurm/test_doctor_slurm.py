@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from launchers.checkup.doctor import examine
 from launchers.checkup import trial
+from launchers.checkup.doctor import examine
 from refbert_dist.errors import RefusedError, UserError
 
 SANDBOX = Path(__file__).parents[2] / "slurm" / "profiles" / "sandbox.yaml"

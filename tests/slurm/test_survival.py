@@ -86,8 +86,7 @@ def test_signals_to_all_and_to_the_batch_script_too(survivor: Start, sandbox: An
 
 
 def test_a_signal_while_it_saves(survivor: Start, sandbox: Any) -> None:
-    job = survivor("engine.checkpoint_steps=1")
-    job.await_training()
+    job = survivor("engine.checkpoint_steps=2")
     for start, signal in enumerate(("USR2", "KILL")):
         job.await_training(start)
         job.signal_while_saving(signal)
