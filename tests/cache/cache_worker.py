@@ -30,6 +30,8 @@ def _run(run_dir: Path, variables: dict[str, str]) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     os.environ.update(variables)
-    from refbert_dist.worker import main
+    from refbert_dist.config import load_experiment
+    from refbert_dist.pipeline import stage_named
+    from refbert_dist.worker import run_stage
 
-    sys.exit(main("cache-general", run_dir))
+    sys.exit(run_stage(stage_named("cache-general"), load_experiment(run_dir / "experiment.yaml")))
