@@ -312,4 +312,4 @@ def test_what_mlflow_lacks_is_copied_later(tmp_path: Path, finished: Path, refbe
     code, out, err = refbert("sync", run_dir)
     assert code == 0 and int(out.split()[0]) > 10 and (run_dir / "mlflow.db").exists(), err
     assert refbert("sync", run_dir)[1].startswith("0 records")
-    assert_one_sentence(refbert("sync", tmp_path), "holds no run", "experiment.yaml")
+    assert_one_sentence(refbert("sync", tmp_path), "is not a run directory", "experiment.yaml")
