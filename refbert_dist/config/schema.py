@@ -245,8 +245,15 @@ class EngineConfig(Section):
     """Optimizer steps between two checkpoints, which are written in the background."""
     keep_checkpoints: Positive = 2
     """Complete checkpoints kept while a training job goes on; of a finished one the last is kept."""
+    max_skipped_steps: Positive = 5
+    """Steps in a row that may be skipped because a loss or gradient is not finite; then the job ends."""
     timeout_s: Positive = 600
     """Seconds a collective operation may take before the job is ended."""
+    compile: bool = False
+    """Compile the trained module (``torch.compile``; needs a C++ compiler, on a GPU Triton): slow to start, then
+    faster."""
+    profile: bool = False
+    """Report where the time of training steps goes, and trace a few, into ``RUN_DIR/profile/``."""
 
 
 class LaunchConfig(Section):

@@ -43,6 +43,8 @@ class TrainState:
     """Samples seen."""
     seconds: float = 0.0
     """Time spent in the loop, over all starts."""
+    skipped: int = 0
+    """Of the steps, those that changed nothing because loss or gradient were not finite."""
 
 
 @dataclass(frozen=True)

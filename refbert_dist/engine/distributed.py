@@ -86,10 +86,13 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
 def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineConfig, passes: int) -> Any:
     """Wrap a module for training: AdamW, ZeRO, precision, gradient accumulation over ``passes``, clipping.
 
-    DeepSpeed averages gradients over passes and processes; callers that want sums multiply by both. Raises UserError
-    where the device lacks the precision.
+    A step whose gradient is not finite in any process is skipped by all (:func:`was_skipped`). DeepSpeed averages
+    gradients over passes and processes; callers that want sums multiply by both. Raises UserError where the device
+    lacks the precision.
     """
     import deepspeed
+
+    from refbert_dist.engine.guarded_adamw import GuardedAdamW
 
     if config.precision == "bf16" and not has_bf16():
         raise UserError(
@@ -97,9 +100,16 @@ def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineC
             "set engine.precision=fp32"
         )
     weights = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    if config.compile:
+        import torch._inductor.config as inductor
+
+        inductor.fallback_random = True  # dropout as without compilation, so that only rounding differs
+        module.compile(dynamic=True)
     torch.nn.functional.linear = LINEAR  # or the result would depend on what this process has trained before
-    optimizer = torch.optim.AdamW(
-        parameter_groups(module, optim.weight_decay), lr=optim.learning_rate, fused=torch.cuda.is_available()
+    groups, rate, clipping = parameter_groups(module, optim.weight_decay), optim.learning_rate, config.gradient_clipping
+    # DeepSpeed clips, and leaves out steps whose gradient is not finite, where it spreads something over the processes.
+    optimizer = (
+        torch.optim.AdamW(groups, lr=rate, fused=True) if config.zero_stage else GuardedAdamW(groups, rate, clipping)
     )
     engine, *_ = deepspeed.initialize(
         model=module,
@@ -107,7 +117,7 @@ def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineC
         config={
             "train_micro_batch_size_per_gpu": config.micro_batch_size,
             "gradient_accumulation_steps": passes,
-            "gradient_clipping": config.gradient_clipping,
+            "gradient_clipping": clipping if config.zero_stage else 0.0,
             # DeepSpeed sets a bucket aside at once, by default 2 GB, which few of our models can fill.
             "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": min(weights, LARGEST_BUCKET)},
             # Autocast, not DeepSpeed's bf16 engine: weights, gradients and moments stay fp32 at every stage, so
@@ -123,6 +133,20 @@ def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineC
         },
     )
     return engine
+
+
+def was_skipped(engine: Any) -> torch.Tensor:
+    """Whether the last step was skipped, on the device, without waiting for it; the same in every process."""
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "overflow"):
+        return torch.tensor(bool(optimizer.overflow), device=engine.device)
+    found: torch.Tensor = optimizer.found_inf
+    return found.bool()
+
+
+def gradient_norm(engine: Any) -> float:
+    """Norm of the last step's gradient over all processes, before clipping; not finite if the step was skipped."""
+    return float(getattr(engine.optimizer, "norm", engine.get_global_grad_norm()))
 
 
 def has_bf16() -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +23,15 @@ from refbert_dist.config import Experiment, OptimConfig
 from refbert_dist.data.sampler import Sampler
 from refbert_dist.engine.agreement import Agreement
 from refbert_dist.engine.checkpoint import TrainState
-from refbert_dist.engine.distributed import device_of, training_engine
+from refbert_dist.engine.distributed import device_of, gradient_norm, training_engine, was_skipped
 from refbert_dist.engine.heartbeat import Heartbeat
 from refbert_dist.engine.optimizer_state import release
 from refbert_dist.engine.prefetch import prefetched
+from refbert_dist.engine.profile import Profile
 from refbert_dist.engine.saving import Saver
+from refbert_dist.engine.skips import Skips, SkipWatch
 from refbert_dist.engine.stop import watching_signals
+from refbert_dist.engine.timing import StepTimer
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, StoppedError, UserError
 from refbert_dist.tracking.metrics import MetricsLog
@@ -36,6 +39,9 @@ from refbert_dist.tracking.progress import Progress
 from refbert_dist.tracking.stall import StallWatch
 
 log = logging.getLogger(__name__)
+
+WARM_UP = 6
+"""Steps of each start that are not timed: in them memory is set aside, kernels are chosen, and a profile traces."""
 
 
 class Objective(Protocol):
@@ -113,6 +119,9 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
 
     metrics = MetricsLog(job.run_dir) if world.rank == 0 else None
     meter = _Meter(list(objective.weights), device)
+    skips = SkipWatch(config.max_skipped_steps, device)
+    timer = StepTimer(device, exact=config.profile)
+    profile = Profile(job.run_dir / "profile", job.name, device) if config.profile and world.rank == 0 else None
     engine.train()
     micro_batches = prefetched(
         (
@@ -123,6 +132,7 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
         lambda micro: (micro, objective.batch(micro.samples, device)),
         config.prefetch_batches,
     )
+    first = state.step
     began = time.monotonic()
     started = began - state.seconds
     with (
@@ -133,10 +143,10 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
         saver,
         Heartbeat(config.timeout_s) as heartbeat,
     ):
-        progress.update(state.step)
-        stop = Agreement(signals, state.step)
+        progress.update(first)
+        stop = Agreement(signals, first)
         stall = StallWatch(steps)
-        for step in range(state.step, steps):
+        for step in range(first, steps):
             heartbeat.beat()
             batch = sampler.batch(step)
             weights = objective.weights_at(step / steps)
@@ -144,32 +154,45 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
             rate = learning_rate(job.optim, step, steps)
             for group in engine.optimizer.param_groups:
                 group["lr"] = rate
-            for micro, inputs in islice(micro_batches, passes):
-                seed_micro_batch(exp.seed, step, micro.index)
-                terms = engine(**inputs)
-                scaled = {name: terms[name] / denominators[name] for name in weights}
-                loss = sum(weights[name] * value for name, value in scaled.items())
-                # DeepSpeed averages over passes and processes, but the terms already are shares of the global mean.
-                engine.backward(loss * (0.0 if micro.filler else float(passes * world.size)))
-                engine.step()
-                if not micro.filler:
-                    meter.add(scaled)
-            meter.steps += 1
-            state = TrainState(step + 1, state.samples + len(batch.samples), time.monotonic() - started)
+            with profile.step(step - first) if profile else contextlib.nullcontext():
+                for micro, inputs in islice(timer.waits(micro_batches), passes):
+                    seed_micro_batch(exp.seed, step, micro.index)
+                    with timer.part("forward"):
+                        terms = engine(**inputs)
+                        scaled = {name: terms[name] / denominators[name] for name in weights}
+                        loss = sum(weights[name] * value for name, value in scaled.items())
+                    with timer.part("backward"):
+                        # DeepSpeed averages over passes and processes, but the terms already are shares of the global
+                        # mean.
+                        share = 0.0 if micro.filler else float(passes * world.size)
+                        # A loss that is not finite makes every gradient so, and the step is skipped everywhere.
+                        engine.backward(loss * (share + 0.0 * loss.detach()))
+                    with timer.part("update"):
+                        engine.step()
+                    if not micro.filler:
+                        meter.add(scaled)
+                    skips.saw(micro.samples, loss)
+            skipped = was_skipped(engine)
+            meter.end_step(skipped)
+            skips.end_step(skipped)
+            timer.end_step(int(objective.lengths[batch.samples].sum()))
+            if timer.steps == WARM_UP:
+                timer.restart()
+            state = replace(
+                state, step=step + 1, samples=state.samples + len(batch.samples), seconds=time.monotonic() - started
+            )
             progress.update(state.step)
 
             saver.check()
             stopping = stop.reached(state.step, time.monotonic() - began)
             saving = stopping or state.step == steps or state.step % config.checkpoint_steps == 0
-            # Nothing is saved whose loss has not been seen to be finite.
-            if saving or state.step % exp.tracking.log_steps == 0:
+            recording = saving or state.step % exp.tracking.log_steps == 0
+            if (recording or skips.due) and (found := skips.look()):
+                state = replace(state, skipped=state.skipped + found.steps)
+                _report(found, job, state, config.max_skipped_steps)
+            if recording:
                 values = meter.take(weights)
-                if not np.isfinite(values["loss"]):
-                    raise RefusedError(
-                        f"the loss of {job.name} is {values['loss']} at step {state.step}; "
-                        f"lower the learning rate {job.optim.learning_rate} or check the data"
-                    )
-                values |= {"learning_rate": rate, "samples": state.samples}
+                values |= {"gradient_norm": gradient_norm(engine), "learning_rate": rate, "samples": state.samples}
                 if metrics:
                     metrics.write(job.stage, job.name, state.step, values)
                 progress.update(state.step, loss=values["loss"])
@@ -179,8 +202,23 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
                 saver.save(engine, state, keep=1 if state.step == steps else config.keep_checkpoints)
             if stopping and state.step < steps:
                 raise StoppedError(f"{job.name} stopped at step {state.step} of {steps}; run the same command again")
+        if timer.steps and world.rank == 0:
+            log.info("%s: %s", job.name, timer)
+            if profile:
+                log.info("%s", profile.report(timer, config.precision))
     release(engine)
     return state
+
+
+def _report(found: Skips, job: Job, state: TrainState, limit: int) -> None:
+    """Warn of skipped steps; raise RefusedError if they were too many in a row."""
+    if found.in_a_row >= limit:
+        raise RefusedError(
+            f"{job.name} was ended at step {state.step}, because it had to skip {found.in_a_row} steps in a row: "
+            f"{found}; lower the learning rate {job.optim.learning_rate}, or check the data and the teacher"
+        )
+    if torch.distributed.get_rank() == 0:
+        log.warning("%s skipped %d step(s) up to step %d: %s", job.name, found.steps, state.step, found)
 
 
 class _Meter:
@@ -188,16 +226,27 @@ class _Meter:
 
     def __init__(self, names: list[str], device: torch.device) -> None:
         self.names = names
-        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
-        self.steps = 0
+        self.step = torch.zeros(len(names), dtype=torch.float64, device=device)
+        self.sums = torch.zeros_like(self.step)
+        self.steps = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, terms: dict[str, torch.Tensor]) -> None:
-        self.sums += torch.stack([terms[name].detach().double() for name in self.names])
+        """A micro-batch's share of the step's terms."""
+        self.step += torch.stack([terms[name].detach().double() for name in self.names])
+
+    def end_step(self, skipped: torch.Tensor) -> None:
+        """The step counts unless it was ``skipped``, a boolean."""
+        self.sums += self.step.masked_fill(skipped, 0.0)
+        self.steps += ~skipped
+        self.step.zero_()
 
     def take(self, weights: dict[str, float]) -> dict[str, float]:
-        """Mean terms and their weighted sum ``loss`` over the steps since the last call. A collective."""
+        """Mean terms and their weighted sum ``loss`` over the steps taken since the last call; NaN if none was.
+
+        A collective.
+        """
         torch.distributed.all_reduce(self.sums)
-        means = dict(zip(self.names, (self.sums / max(1, self.steps)).tolist(), strict=True))
+        means = dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
         self.sums.zero_()
-        self.steps = 0
+        self.steps.zero_()
         return {"loss": sum(weights[name] * value for name, value in means.items()), **means}

@@ -2,7 +2,7 @@
 
 What follows ``=`` behind a folder befalls that run, several things divided by commas: ``stop:20`` asks it to end after
 20 steps, ``die:20`` kills it when the checkpoint of step 20 stands, ``tear:20`` in the middle of writing that one;
-``local`` and ``none`` reduce wrongly.
+``local`` and ``none`` reduce wrongly; ``poison:9`` makes the loss of sample 9 infinite.
 """
 
 import contextlib
@@ -74,10 +74,23 @@ def tear(step: int) -> Any:
     return mock.patch.object(checkpoint, "write_json", die_or_write)
 
 
+def poison(sample: int) -> Any:
+    """A target of one sample that is not finite, in whichever process reads it."""
+    right = EncoderObjective.batch
+
+    def poisoned(self: EncoderObjective, samples: Any, device: Any) -> dict[str, Any]:
+        made = right(self, samples, device)
+        for targets in made["targets"].values():
+            targets[(samples == sample).nonzero()[0], 0] = float("inf")
+        return made
+
+    return mock.patch.object(EncoderObjective, "batch", poisoned)
+
+
 def fault(name: str) -> Any:
     kind, _, number = name.partition(":")
     plain = {"local": normalise_locally, "none": average_nothing}
-    counted = {"stop": stop_after, "die": die_after, "tear": tear}
+    counted = {"stop": stop_after, "die": die_after, "tear": tear, "poison": poison}
     return counted[kind](int(number)) if number else plain[kind]()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import tiny_experiment
 from torch import nn
 
@@ -91,13 +92,15 @@ class Regression(nn.Module):
 
     def forward(self, inputs: torch.Tensor, wanted: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
         error = self.layers(inputs)[:, 0] - wanted
+        if not inputs.any(1).all():  # finite, with a gradient that is not
+            error = error + 0.0 * (error - error.detach()).sqrt()
         return {"square": (scale * error.square()).sum(), "absolute": error.abs().sum()}
 
 
 class Toy:
     """Two terms with weights and denominators of their own, over samples of different lengths."""
 
-    def __init__(self, dropout: float = 0.0, poison_from: int | None = None) -> None:
+    def __init__(self, dropout: float = 0.0, poison_from: int | None = None, poisoned: int = -1) -> None:
         self.module = Regression(dropout)
         self.weights = {"square": 0.7, "absolute": 0.2}
         rng = np.random.default_rng(0)
@@ -107,6 +110,7 @@ class Toy:
         self.calls = 0
         self.terminate_at: int | None = None
         self.poison_from = poison_from
+        self.poisoned = poisoned
 
     def batch(self, samples: np.ndarray, device: torch.device) -> dict[str, Any]:
         self.calls += 1
@@ -115,6 +119,7 @@ class Toy:
         scale = torch.from_numpy(self.lengths[samples].astype(np.float32))
         if self.poison_from is not None and self.calls >= self.poison_from:
             scale = scale * torch.nan
+        scale[torch.from_numpy(samples == self.poisoned)] = torch.inf
         return {
             "inputs": self.inputs[samples].to(device),
             "wanted": self.wanted[samples].to(device),
@@ -240,27 +245,85 @@ def test_checkpoints_come_in_time_and_the_last_one_stays(tmp_path: Path) -> None
     settings = ("engine.checkpoint_steps=6", "engine.keep_checkpoints=2")
     calls_a_step = -(-13 // tiny_experiment(tmp_path).engine.micro_batch_size)
     with pytest.raises(RefusedError):
-        run(tmp_path, Toy(poison_from=20 * calls_a_step), *settings, "tracking.log_steps=1")
+        run(tmp_path, Toy(poison_from=20 * calls_a_step), *settings, "engine.max_skipped_steps=1")
     assert steps() == ["step-12", "step-18"]
     run(tmp_path, Toy(), *settings, "tracking.log_steps=1")
     assert steps() == ["step-24"]
 
 
-@pytest.mark.parametrize(("overrides", "recorded"), [(("tracking.log_steps=1",), [1, 2]), ((), [])])
-def test_a_loss_that_is_no_number_is_refused(tmp_path: Path, overrides: tuple[str, ...], recorded: list[int]) -> None:
-    given = ("tracking.log_steps=10", *overrides)
-    with pytest.raises(RefusedError, match=r"the loss of toy is nan at step .*learning rate 0\.02"):
-        run(tmp_path, Toy(poison_from=9), *given)  # from the third step
-    assert [record["step"] for record in read_metrics(tmp_path / "run")] == recorded
-    assert complete_checkpoints(tmp_path / "run" / "checkpoints" / "toy") == []
+# -- what is not finite ----------------------------------------------------------------------------------------------
 
 
-def test_what_comes_of_a_loss_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
-    given = ("tracking.log_steps=10", "engine.checkpoint_steps=2")
-    with pytest.raises(RefusedError, match="the loss of toy is nan at step 4"):
-        run(tmp_path, Toy(poison_from=9), *given)
-    found = complete_checkpoints(tmp_path / "run" / "checkpoints" / "toy")
-    assert [path.name for path in found] == ["step-2"]
+def without(sample: int) -> tuple[list[int], dict[str, torch.Tensor]]:
+    """By hand: the steps that do not see ``sample``, and the weights after them alone."""
+    toy = Toy()
+    optimizer = torch.optim.AdamW(parameter_groups(toy.module, OPTIM.weight_decay), lr=1.0)
+    sampler = Sampler(toy.lengths, 13, 4, seed=1)
+    taken = [step for step in range(24) if sample not in sampler.batch(step).samples]
+    for step in taken:
+        inputs = toy.batch(sampler.batch(step).samples, CPU)
+        terms, denominators = toy.module(**inputs), toy.denominators(sampler.batch(step).samples)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(OPTIM, step, 24)
+        optimizer.zero_grad()
+        sum(weight * terms[name] / denominators[name] for name, weight in toy.weights.items()).backward()
+        nn.utils.clip_grad_norm_(toy.module.parameters(), 1.0)
+        optimizer.step()
+    return [step + 1 for step in taken], toy.module.state_dict()
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_step_with_what_is_not_finite_is_skipped(
+    tmp_path: Path, zero_stage: int, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy = Toy(poisoned=5 if kind == "loss" else -1)
+    if kind == "gradient":
+        toy.inputs[5] = 0.0
+    settings = ("engine.micro_batch_size=4", "tracking.log_steps=1", f"engine.zero_stage={zero_stage}")
+    with caplog.at_level("WARNING"):
+        state = run(tmp_path, toy, *settings)
+    taken, weights = without(5)
+    records = list(read_metrics(tmp_path / "run"))
+    assert len(records) == 24 and 8 <= len(taken) < 24
+    assert [record["step"] for record in records if record["gradient_norm"] is not None] == taken
+    assert [record["step"] for record in records if record["loss"] is not None] == taken
+    assert (state.step, state.skipped) == (24, 24 - len(taken))
+    for name, tensor in toy.module.state_dict().items():
+        torch.testing.assert_close(tensor.cpu(), weights[name], rtol=1e-3, atol=1e-5)
+    skipped = [message for message in caplog.messages if "skipped 1 step(s)" in message]
+    assert len(skipped) == 24 - len(taken)
+    for message in skipped:
+        if kind == "loss":
+            assert len(named(message)) <= 4 and 5 in named(message)
+        else:
+            assert message.endswith("a gradient was not finite, though every loss was")
+
+
+def named(message: str) -> list[int]:
+    (found,) = re.findall(r"micro-batches of these samples: ([\d, ]+\d)", message)
+    return [int(number) for number in found.split(", ")]
+
+
+def test_skipped_steps_are_no_part_of_a_mean(tmp_path: Path) -> None:
+    settings = ("engine.micro_batch_size=4", "engine.zero_stage=0")
+    run(tmp_path / "single", Toy(poisoned=5), *settings, "tracking.log_steps=1")
+    run(tmp_path / "mean", Toy(poisoned=5), *settings, "tracking.log_steps=12")
+    single = [record["loss"] for record in read_metrics(tmp_path / "single" / "run")]
+    expected = [np.mean([loss for loss in part if loss is not None]) for part in (single[:12], single[12:])]
+    assert [record["loss"] for record in read_metrics(tmp_path / "mean" / "run")] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("log_steps", "ended_at"), [(1, 5), (100, 6)])
+def test_too_many_skipped_steps_in_a_row_end_the_job(tmp_path: Path, log_steps: int, ended_at: int) -> None:
+    settings = ("engine.max_skipped_steps=3", f"tracking.log_steps={log_steps}", "engine.checkpoint_steps=2")
+    words = rf"toy was ended at step {ended_at}, because it had to skip [34] steps in a row: .* samples: .* rate 0\.02"
+    with pytest.raises(RefusedError, match=words):
+        run(tmp_path, Toy(poison_from=9), *settings)  # from the third step
+    checkpoints = complete_checkpoints(tmp_path / "run" / "checkpoints" / "toy")
+    assert [path.name for path in checkpoints] == ["step-2", "step-4"]
+    before, after = (load_file(path / "model.safetensors") for path in checkpoints)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_fewer_samples_than_processes_is_refused(tmp_path: Path) -> None:

@@ -54,6 +54,9 @@ class Leg:
     precision: str = "fp32"
 
 
+POISONED = 7
+"""A sample whose loss is not finite where a leg says so."""
+
 LEGS = {
     4: [Leg("four", "stop:55"), Leg("moved", "stop:12", 3), Leg("mixed", "stop:4", 1, "bf16")],
     2: [
@@ -62,6 +65,7 @@ LEGS = {
         *(Leg(f"again {stage}", "stop:8", stage) for stage in (0, 1, 2, 3) for _ in range(2)),
         Leg("bf16", "stop:14", 2, "bf16"),
         *(Leg("again bf16", "stop:4", 2, "bf16") for _ in range(2)),
+        *(Leg(f"poisoned {stage}", f"poison:{POISONED},stop:12", stage) for stage in (0, 1, 2, 3)),
         Leg("local", "local,stop:12"),
         Leg("none", "none,stop:12"),
         Leg("moved", "stop:12", 1),
@@ -70,6 +74,7 @@ LEGS = {
     1: [
         Leg("alone"),
         *(Leg(f"alone {stage}", "stop:15", stage) for stage in (1, 2, 3)),
+        Leg("poisoned alone", f"poison:{POISONED},stop:12"),
         Leg("moved", "stop:12"),
         Leg("mixed", "stop:4", 0, "bf16"),
     ],
@@ -145,6 +150,19 @@ def test_the_loss_curve_is_that_of_one_process(losses: Losses, name: str) -> Non
 @pytest.mark.parametrize("wrong", ["local", "none"])
 def test_a_wrong_reduction_is_seen(losses: Losses, wrong: str) -> None:
     assert largest_difference(losses(wrong), losses("alone")) > 100 * FP32
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_all_skip_a_step_in_which_one_has_a_loss_that_is_not_finite(losses: Losses, root: Path, stage: int) -> None:
+    alone, together = losses("poisoned alone"), losses(f"poisoned {stage}")
+    both = min(len(alone), len(together))
+    skipped = [step for step, loss in enumerate(alone[:both]) if loss is None]
+    assert both >= 12 and 1 <= len(skipped) < both / 2
+    assert [step for step, loss in enumerate(together[:both]) if loss is None] == skipped
+    taken = [(a, b) for a, b in zip(together, alone, strict=False) if b is not None]
+    assert max(abs(a - b) / abs(b) for a, b in taken) <= FP32
+    (log,) = (root / "2 processes" / "logs").glob("work-rank0.log")
+    assert f" {POISONED}" in log.read_text()
 
 
 def stretches(root: Path, name: str) -> list[dict[str, object]]:
