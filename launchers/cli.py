@@ -36,6 +36,10 @@ On = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print configuration, plan and sizes; start nothing.")]
 
+Profiled = Annotated[
+    bool,
+    typer.Option("--profile", help="Report where the time of training steps goes; the same as engine.profile=true."),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="On a cluster: stay until the jobs have ended.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run.")]
 
@@ -140,11 +144,12 @@ def _stages(
         on: On = "local",
         dry_run: DryRun = False,
         wait: Wait = False,
+        profile: Profiled = False,
     ) -> None:
         from refbert_dist.errors import UserError
         from refbert_dist.pipeline import stage_named
 
-        exp = _experiment(path, overrides)
+        exp = _experiment(path, [*(overrides or ()), *(["engine.profile=true"] if profile else [])])
         wanted = tuple(target for target in targets if stage_named(target).wanted(exp))
         if not wanted:
             raise UserError(

@@ -154,7 +154,8 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
             rate = learning_rate(job.optim, step, steps)
             for group in engine.optimizer.param_groups:
                 group["lr"] = rate
-            with profile.step(step - first) if profile else contextlib.nullcontext():
+            tokens = int(objective.lengths[batch.samples].sum())
+            with profile.step(step - first, tokens) if profile else contextlib.nullcontext():
                 for micro, inputs in islice(timer.waits(micro_batches), passes):
                     seed_micro_batch(exp.seed, step, micro.index)
                     with timer.part("forward"):
@@ -175,8 +176,8 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
             skipped = was_skipped(engine)
             meter.end_step(skipped)
             skips.end_step(skipped)
-            timer.end_step(int(objective.lengths[batch.samples].sum()))
-            if timer.steps == WARM_UP:
+            timer.end_step(tokens)
+            if step - first + 1 == WARM_UP:
                 timer.restart()
             state = replace(
                 state, step=step + 1, samples=state.samples + len(batch.samples), seconds=time.monotonic() - started
@@ -202,7 +203,7 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
                 saver.save(engine, state, keep=1 if state.step == steps else config.keep_checkpoints)
             if stopping and state.step < steps:
                 raise StoppedError(f"{job.name} stopped at step {state.step} of {steps}; run the same command again")
-        if timer.steps and world.rank == 0:
+        if steps - first > WARM_UP and world.rank == 0:
             log.info("%s: %s", job.name, timer)
             if profile:
                 log.info("%s", profile.report(timer, config.precision))

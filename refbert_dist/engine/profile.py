@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from refbert_dist.artifacts import write_text
 from refbert_dist.engine.timing import StepTimer
@@ -33,21 +33,16 @@ class Profile:
         self._folder = folder
         self._job = job
         self._device = device
-        self._flops = 0
+        self._flops_token = 0.0
         self._operations = ""
 
     @contextlib.contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        """Around step ``number``, from 0, of this start."""
+    def step(self, number: int, tokens: int) -> Iterator[None]:
+        """Around step ``number``, from 0, of this start; ``tokens`` are those of all processes."""
         if number == COUNTED:
-            aten: Any = torch.ops.aten
-            cpu = {
-                aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-                aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
-            }
-            with FlopCounterMode(display=False, custom_mapping=cpu) as counter:
+            with flop_counter() as counter:
                 yield
-            self._flops = counter.get_total_flops()
+            self._flops_token = counter.get_total_flops() / tokens
         elif number == TRACED[0]:
             self._trace = torch.profiler.profile()
             self._trace.start()
@@ -67,15 +62,28 @@ class Profile:
         parts = sorted(timer.parts().items(), key=lambda item: -item[1])
         lines = [f"{self._job}: {timer.steps} steps of {1e3 * step_s:.1f} ms in the first process"]
         lines += [f"  {name:9} {part / timer.seconds:6.1%} {1e3 * part / timer.steps:9.2f} ms" for name, part in parts]
-        reached = self._flops / step_s
+        flops = self._flops_token * timer.tokens / timer.steps
+        reached = flops / step_s
         best = matrix_rate(self._device, precision)
         lines.append(
-            f"  {self._flops / 1e9:.2f} GFLOP a step: {reached / 1e9:.1f} GFLOP/s, {reached / best:.0%} of the "
+            f"  {flops / 1e9:.3g} GFLOP a step: {reached / 1e9:.1f} GFLOP/s, {reached / best:.0%} of the "
             f"{best / 1e9:.1f} GFLOP/s that a large matrix product of {precision} reaches here"
         )
         text = "\n".join(lines)
         write_text(self._folder / f"{self._job}.txt", f"{text}\n\n{self._operations}\n")
         return text
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter of matrix products, which does not know the CPU's fused attention by itself."""
+    aten: Any = torch.ops.aten
+    cpu = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
+            *shapes[:4]
+        ),
+    }
+    return FlopCounterMode(display=False, custom_mapping=cpu)
 
 
 def matrix_rate(device: torch.device, precision: str) -> float:

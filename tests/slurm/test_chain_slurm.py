@@ -28,7 +28,7 @@ MEASURED = ("latency_ms", "latency_ratio", "seconds")
 
 @pytest.fixture
 def experiment(shared_dir: Path) -> Path:
-    values = {**tiny_values(shared_dir), "systems": ["refbert"], "launch": {"processes": 4, "threads": 1}}
+    values = {**tiny_values(shared_dir), "systems": ["refbert"], "launch": {"processes": 2, "threads": 1}}
     path = shared_dir / "exp.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -83,7 +83,8 @@ def results(run_dir: Path) -> list[dict[str, Any]]:
 def test_a_whole_run_on_a_cluster_is_the_same_as_here(
     sandbox: Any, experiment: Path, profile: Callable[..., Path], shared_dir: Path
 ) -> None:
-    there, run_dir = profile(nodes=2, tasks_per_node=2), shared_dir / "run"
+    other = {"cache-general": {"tasks_per_node": 2}, "distill-task": {"nodes": 1, "tasks_per_node": 2}}
+    there, run_dir = profile(nodes=2, stages=other), shared_dir / "run"
     code, out, err = refbert("run", experiment, "--on", there)
     assert code == 0, err
     assert submitted_jobs(run_dir) == list(STAGES)
