@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "engine.prefetch_batches",
     "engine.checkpoint_steps",
     "engine.keep_checkpoints",
+    "evaluate.batch_size",
 )
 """Settings that do not change what is computed, or only its rounding, and so may differ when a run is continued."""
 

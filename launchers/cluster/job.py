@@ -159,9 +159,10 @@ def require_advance(stage: Stage, starts: Sequence[Attempt], restarts: int) -> N
         stopped += attempt.exit_code == StoppedError.exit_code
         crashed += attempt.exit_code != StoppedError.exit_code
     if crashed > restarts:
+        often = "once" if crashed == 1 else f"{crashed} times in a row"
         raise RefusedError(
-            f"{stage.name} has crashed {crashed} times in a row without getting any further, so it is not started "
-            "again; mend the cause that its log shows, then refbert resume"
+            f"{stage.name} has crashed {often} without getting any further, so it is not started again; mend the cause "
+            "that its log shows, then refbert resume"
         )
     if stopped > FRUITLESS_STOPS:
         raise RefusedError(

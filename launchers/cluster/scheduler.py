@@ -30,14 +30,17 @@ __all__ = [
     "Partition",
     "Verdict",
     "accounted",
+    "ask",
     "cancel",
     "default_account",
     "in_words",
     "jobs",
+    "output_of",
     "partitions",
     "queued",
     "require_slurm",
     "test_only",
+    "words_of",
 ]
 
 TIMEOUT_S = 30.0
@@ -103,7 +106,7 @@ def accounted(job_ids: Iterable[str]) -> dict[str, JobInfo]:
     form = ",".join(ACCOUNT_FIELDS)
     command = ("sacct", "--allocations", "--noheader", "--parsable2", f"--format={form}", f"--jobs={_numbers(wanted)}")
     try:
-        done = _ask(*command, patience_s=0)
+        done = ask(*command, patience_s=0)
     except RefusedError:
         return {}
     return _only(wanted, parse_accounting(done.stdout) if done.returncode == 0 else ())
@@ -113,7 +116,7 @@ def cancel(job_ids: Iterable[str]) -> None:
     """End these jobs; of those that have ended already nothing is said. Raises :class:`RefusedError`."""
     wanted = list(job_ids)
     if wanted:
-        _must("scancel", "--quiet", *wanted)
+        output_of("scancel", "--quiet", *wanted)
 
 
 def _in_memory(wanted: set[str]) -> dict[str, JobInfo]:
@@ -122,10 +125,10 @@ def _in_memory(wanted: set[str]) -> dict[str, JobInfo]:
         return {}
     # A field with an ending is as wide as it must be; without one it is cut at 20 characters.
     form = ",".join(f"{field}:|" for field in QUEUE_FIELDS)
-    done = _ask("squeue", "--noheader", "--array", "--states=all", f"--Format={form}", f"--jobs={_numbers(wanted)}")
+    done = ask("squeue", "--noheader", "--array", "--states=all", f"--Format={form}", f"--jobs={_numbers(wanted)}")
     # Of a single job that is forgotten squeue says so; of several it leaves such out.
     if done.returncode and UNKNOWN_JOB not in done.stderr:
-        raise RefusedError(f"SLURM does not answer: {_words(done)}")
+        raise RefusedError(f"SLURM does not answer: {words_of(done)}")
     return _only(wanted, parse_queue(done.stdout))
 
 
@@ -143,13 +146,13 @@ def _only(wanted: set[str], found: Iterable[JobInfo]) -> dict[str, JobInfo]:
 
 def partitions() -> dict[str, Partition]:
     """Every partition of the cluster, by name. Raises :class:`RefusedError` if SLURM does not answer."""
-    shown = _must("scontrol", "--all", "--oneliner", "show", "partition")
-    return parse_partitions(shown, _must("sinfo", "--all", "--noheader", "--exact", f"--format={NODE_FIELDS}"))
+    shown = output_of("scontrol", "--all", "--oneliner", "show", "partition")
+    return parse_partitions(shown, output_of("sinfo", "--all", "--noheader", "--exact", f"--format={NODE_FIELDS}"))
 
 
 def default_account() -> str | None:
     """The account that jobs of this person are charged to when they name none; None if it is not known."""
-    done = _ask("sacctmgr", "--noheader", "--parsable2", "show", "user", getpass.getuser(), "format=DefaultAccount")
+    done = ask("sacctmgr", "--noheader", "--parsable2", "show", "user", getpass.getuser(), "format=DefaultAccount")
     return done.stdout.strip() or None
 
 
@@ -158,23 +161,26 @@ def test_only(script: Path) -> Verdict:
 
     It says yes to some that would never start, such as one whose time is over its partition's.
     """
-    done = _ask("sbatch", "--test-only", str(script))
-    return Verdict(done.returncode == 0, _words(done))
+    done = ask("sbatch", "--test-only", str(script))
+    return Verdict(done.returncode == 0, words_of(done))
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
-def _must(*command: str) -> str:
-    """What a command prints that has no reason to fail."""
-    done = _ask(*command)
+def output_of(*command: str) -> str:
+    """What a command prints that has no reason to fail. Raises :class:`RefusedError` if it does."""
+    done = ask(*command)
     if done.returncode:
-        raise RefusedError(f"SLURM refused {command[0]}: {_words(done)}")
+        raise RefusedError(f"SLURM refused {command[0]}: {words_of(done)}")
     return done.stdout
 
 
-def _ask(*command: str, patience_s: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, again while the controller cannot be reached."""
+def ask(*command: str, patience_s: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, for ``patience_s`` again while the controller cannot be reached.
+
+    Raises :class:`RefusedError` if SLURM does not answer; that the command fails is the caller's to judge.
+    """
     deadline = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
     while True:
         try:
@@ -190,7 +196,7 @@ def _ask(*command: str, patience_s: float | None = None) -> subprocess.Completed
         if done.returncode == 0 or not UNREACHABLE.search(done.stderr):
             return done
         if time.monotonic() >= deadline:
-            raise RefusedError(f"SLURM does not answer: {_words(done)}; try again later")
+            raise RefusedError(f"SLURM does not answer: {words_of(done)}; try again later")
         time.sleep(RETRY_S)
 
 
@@ -202,7 +208,7 @@ def _environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C", "SLURM_BITSTR_LEN": "0"}
 
 
-def _words(done: subprocess.CompletedProcess[str]) -> str:
+def words_of(done: subprocess.CompletedProcess[str]) -> str:
     """The last line of what a command says, without its name in front."""
     lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
     return (

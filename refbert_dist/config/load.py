@@ -87,11 +87,25 @@ def parse_model(model: type[M], data: Mapping[str, Any]) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise UserError("; ".join(dict.fromkeys(_sentence(model, item) for item in error.errors()))) from None
+        found = error.errors()
+        places = [_place(item) for item in found]
+        # Of a field that may be one thing or another, the branch that got furthest is the one that was meant.
+        meant = [
+            item for item, own in zip(found, places, strict=True) if not any(_below(own, other) for other in places)
+        ]
+        raise UserError("; ".join(dict.fromkeys(_sentence(model, item) for item in meant))) from None
+
+
+def _place(item: ErrorDetails) -> tuple[str | int, ...]:
+    return tuple(part for part in item["loc"] if not _is_union_branch(part))
+
+
+def _below(place: tuple[str | int, ...], other: tuple[str | int, ...]) -> bool:
+    return len(other) > len(place) and other[: len(place)] == place
 
 
 def _sentence(model: type[BaseModel], item: ErrorDetails) -> str:
-    path = [part for part in item["loc"] if not _is_union_branch(part)]
+    path = _place(item)
     name = ".".join(str(part) for part in path)
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])

@@ -34,6 +34,8 @@ class TaskSpec:
     """Smallest and largest label, both allowed."""
     metrics: tuple[str, ...]
     """GLUE's metrics of the task; the first one leads."""
+    label_names: tuple[str, ...] = ()
+    """What GLUE calls the classes 0, 1, ...; empty where it has no names for them."""
     builtin: bool = False
 
     @property
@@ -69,6 +71,7 @@ TASKS = {
             num_labels=2,
             label_range=(0, 1),
             metrics=("mcc",),
+            label_names=("unacceptable", "acceptable"),
         ),
         TaskSpec(
             name="MRPC",
@@ -79,6 +82,7 @@ TASKS = {
             num_labels=2,
             label_range=(0, 1),
             metrics=("accuracy", "f1"),
+            label_names=("not_equivalent", "equivalent"),
         ),
         TaskSpec(
             name="SST-2",
@@ -89,6 +93,7 @@ TASKS = {
             num_labels=2,
             label_range=(0, 1),
             metrics=("accuracy",),
+            label_names=("negative", "positive"),
         ),
         TaskSpec(
             name="STS-B",

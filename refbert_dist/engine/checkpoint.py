@@ -45,6 +45,8 @@ class TrainState:
     """Time spent in the loop, over all starts."""
     skipped: int = 0
     """Of the steps, those that changed nothing because loss or gradient were not finite."""
+    stalled: str = ""
+    """What there is to say of a loss that has not moved; known to the first process."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from refbert_dist.engine.agreement import Agreement
 from refbert_dist.engine.checkpoint import TrainState
 from refbert_dist.engine.distributed import device_of, gradient_norm, training_engine, was_skipped
 from refbert_dist.engine.heartbeat import Heartbeat
+from refbert_dist.engine.memory import explain_out_of_memory, training_advice
 from refbert_dist.engine.optimizer_state import release
 from refbert_dist.engine.prefetch import prefetched
 from refbert_dist.engine.profile import Profile
@@ -99,6 +100,11 @@ def seed_micro_batch(seed: int, step: int, index: int) -> None:
 
 def train(objective: Objective, job: Job, exp: Experiment, world: World) -> TrainState:
     """Train ``objective.module`` in place for the job's budget, continuing from its newest complete checkpoint."""
+    with explain_out_of_memory(f"training {job.name}", training_advice(exp)):
+        return _train(objective, job, exp, world)
+
+
+def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> TrainState:
     config = exp.engine
     if len(objective.lengths) < world.size:
         raise UserError(
@@ -199,6 +205,7 @@ def train(objective: Objective, job: Job, exp: Experiment, world: World) -> Trai
                 progress.update(state.step, loss=values["loss"])
                 if world.rank == 0 and (remark := stall.see(state.step, values["loss"])):
                     log.warning("%s: %s", job.name, remark)
+                    state = replace(state, stalled=remark)
             if saving:
                 saver.save(engine, state, keep=1 if state.step == steps else config.keep_checkpoints)
             if stopping and state.step < steps:

@@ -259,7 +259,9 @@ def _explain(run_dir: Path | str, stage: str, failed: Mapping[int, int], count: 
     rank, status = min(crashed.items())
     log = log_path(run_dir, stage, rank)
     logger.error("the end of %s:\n%s", log, _tail(log))
-    return RefusedError(f"stage {stage} failed in process {rank} ({_ending(status)}); see {log}")
+    # The kernel's way to get memory back leaves no word in the log.
+    guess = ", perhaps because the machine ran out of memory" if status == -signal.SIGKILL else ""
+    return RefusedError(f"stage {stage} failed in process {rank} ({_ending(status)}){guess}; see {log}")
 
 
 def _ending(status: int) -> str:

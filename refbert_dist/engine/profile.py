@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils import flop_counter
 
 from refbert_dist.artifacts import write_text
 from refbert_dist.engine.timing import StepTimer
@@ -40,7 +40,7 @@ class Profile:
     def step(self, number: int, tokens: int) -> Iterator[None]:
         """Around step ``number``, from 0, of this start; ``tokens`` are those of all processes."""
         if number == COUNTED:
-            with flop_counter() as counter:
+            with counting_flops() as counter:
                 yield
             self._flops_token = counter.get_total_flops() / tokens
         elif number == TRACED[0]:
@@ -74,16 +74,17 @@ class Profile:
         return text
 
 
-def flop_counter() -> FlopCounterMode:
+def counting_flops() -> flop_counter.FlopCounterMode:
     """torch's counter of matrix products, which does not know the CPU's fused attention by itself."""
     aten: Any = torch.ops.aten
+    there: Any = flop_counter
     cpu = {
-        aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
-            *shapes[:4]
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: there.sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda grad, q, k, v, *_, **__: there.sdpa_backward_flop_count(grad, q, k, v)
         ),
     }
-    return FlopCounterMode(display=False, custom_mapping=cpu)
+    return flop_counter.FlopCounterMode(display=False, custom_mapping=cpu)
 
 
 def matrix_rate(device: torch.device, precision: str) -> float:

@@ -16,6 +16,8 @@ import xxhash
 from refbert_dist.errors import UserError
 
 PACKAGE_PREFIX = "package:"
+TEACHER = "teacher.model"
+"""The field that most models are named by; errors name the field that it was."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WEIGHT_FILES = (
     "model.safetensors",
@@ -86,34 +88,34 @@ WELL_KNOWN = {
 """Shapes of published models by their hub names, so that a run of one can be planned where the hub is out of reach."""
 
 
-def resolve_model(spec: str) -> str:
-    """Turn ``teacher.model`` into a folder path, or return a hub name as it is.
+def resolve_model(spec: str, field: str = TEACHER) -> str:
+    """Turn the value of ``field`` into a folder path, or return a hub name as it is.
 
     Raises UserError when a package or folder is missing.
     """
     if spec.startswith(PACKAGE_PREFIX):
-        return str(_package_folder(spec))
+        return str(_package_folder(spec, field))
     folder = Path(spec).expanduser()
     if folder.is_dir():
         return str(folder)
     if folder.is_file() or not HUB_NAME.fullmatch(spec) or spec.startswith("."):
-        raise UserError(f"teacher.model is '{spec}', which is not a folder; give a model folder or a hub name")
+        raise UserError(f"{field} is '{spec}', which is not a folder; give a model folder or a hub name")
     return spec
 
 
-def _package_folder(spec: str) -> Path:
+def _package_folder(spec: str, field: str) -> Path:
     name, _, inner = spec.removeprefix(PACKAGE_PREFIX).partition("/")
     # find_spec imports the parents of a dotted name, so only a top-level package is looked for.
     found = importlib.util.find_spec(name) if name.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         raise UserError(
-            f"teacher.model is '{spec}' but the package '{name}' is not installed; "
+            f"{field} is '{spec}' but the package '{name}' is not installed; "
             f"run `pip install {name.replace('_', '-')}` or name another model"
         )
     root = Path(next(iter(found.submodule_search_locations)))
     if inner:
         if not (root / inner).is_dir():
-            raise UserError(f"teacher.model is '{spec}' but {root} holds no folder '{inner}'; correct the folder")
+            raise UserError(f"{field} is '{spec}' but {root} holds no folder '{inner}'; correct the folder")
         return root / inner
     # A sentence-transformers model keeps small config.json files in folders below the model's own.
     holders = [path.parent for path in sorted(root.rglob("config.json"))]
@@ -121,31 +123,31 @@ def _package_folder(spec: str) -> Path:
     if len(outermost) != 1:
         names = ", ".join(str(folder.relative_to(root)) for folder in outermost) or "none"
         raise UserError(
-            f"teacher.model is '{spec}' but the package must hold one folder with a config.json (found: {names}); "
+            f"{field} is '{spec}' but the package must hold one folder with a config.json (found: {names}); "
             f"write {PACKAGE_PREFIX}{name}/FOLDER"
         )
     return outermost[0]
 
 
-def model_folder(spec: str) -> Path:
+def model_folder(spec: str, field: str = TEACHER) -> Path:
     """Folder that holds the model's files; a hub model is taken from the hub's cache, or downloaded unless offline."""
-    resolved = resolve_model(spec)
+    resolved = resolve_model(spec, field)
     if Path(resolved).is_dir():
         return Path(resolved)
     from huggingface_hub import snapshot_download
 
     patterns = [*WEIGHT_FILES, *TOKENIZER_FILES, "*.json", "*.txt", "model-*.safetensors", "pytorch_model-*.bin"]
-    return Path(_from_hub(spec, lambda: snapshot_download(resolved, allow_patterns=patterns)))
+    return Path(_from_hub(spec, field, lambda: snapshot_download(resolved, allow_patterns=patterns)))
 
 
-def _from_hub(spec: str, fetch: Any) -> str:
+def _from_hub(spec: str, field: str, fetch: Any) -> str:
     try:
         return str(fetch())
     except (OSError, ValueError) as error:  # the hub's client raises many kinds, all of them below these two
         offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
         why = "it is not in the local cache and HF_HUB_OFFLINE is set" if offline else "the hub does not give it"
         raise UserError(
-            f"teacher.model is '{spec}', no folder here, and as a hub name {why} ({type(error).__name__}); "
+            f"{field} is '{spec}', no folder here, and as a hub name {why} ({type(error).__name__}); "
             "give a model folder or download the model first"
         ) from error
 
@@ -165,7 +167,7 @@ def teacher_info(spec: str) -> TeacherInfo:
     else:
         from huggingface_hub import hf_hub_download
 
-        path = Path(_from_hub(spec, lambda: hf_hub_download(resolved, "config.json")))
+        path = Path(_from_hub(spec, TEACHER, lambda: hf_hub_download(resolved, "config.json")))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -223,7 +225,7 @@ def check_teacher_folder(spec: str) -> None:
         )
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, field: str = TEACHER) -> list[Path]:
     """The files that the weights lie in, in the order in which transformers looks for them."""
     for name in WEIGHT_FILES:
         path = folder / name
@@ -233,7 +235,7 @@ def weight_files(folder: Path) -> list[Path]:
             return [path]
         shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
         return [folder / shard for shard in sorted(set(shards))]
-    raise UserError(f"teacher.model: the folder {folder} holds no weights; give a folder with model.safetensors")
+    raise UserError(f"{field}: the folder {folder} holds no weights; give a folder with model.safetensors")
 
 
 def weights_fingerprint(folder: str | Path) -> str:

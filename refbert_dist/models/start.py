@@ -5,10 +5,9 @@ What ``config.json`` tells is checked without torch; tensors are compared one by
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from refbert_dist.artifacts import hash_file
 from refbert_dist.config import Experiment
 from refbert_dist.errors import UserError
 from refbert_dist.models.layer_map import layer_map
-from refbert_dist.models.locate import OFFSET_POSITIONS, model_folder, teacher_info, weight_files
+from refbert_dist.models.locate import OFFSET_POSITIONS, TEACHER, model_folder, teacher_info, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -158,21 +157,13 @@ def _config(exp: Experiment) -> Mapping[str, Any]:
 
 
 def _weight_files(exp: Experiment) -> list[Path]:
-    with _errors_name_init(exp):
-        return weight_files(_folder(exp))
+    return weight_files(_folder(exp), _field(exp))
 
 
 def _folder(exp: Experiment) -> Path:
-    with _errors_name_init(exp):
-        return model_folder(exp.teacher.model if exp.student.init == "teacher" else exp.student.init)
+    return model_folder(exp.teacher.model if exp.student.init == "teacher" else exp.student.init, _field(exp))
 
 
-@contextlib.contextmanager
-def _errors_name_init(exp: Experiment) -> Iterator[None]:
-    """Models are looked for as teachers are, but what is missing is named by the field that asked for it."""
-    try:
-        yield
-    except UserError as error:
-        if exp.student.init == "teacher":
-            raise
-        raise UserError(str(error).replace("teacher.model", "student.init", 1)) from error
+def _field(exp: Experiment) -> str:
+    """The setting that names the checkpoint."""
+    return TEACHER if exp.student.init == "teacher" else "student.init"

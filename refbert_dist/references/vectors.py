@@ -103,12 +103,14 @@ def _pooling(exp: Experiment, tokens: TokenSet) -> Callable[[np.ndarray], np.nda
 
     from refbert_dist.data.batching import to_device, token_batch
     from refbert_dist.engine.distributed import device_of
+    from refbert_dist.engine.memory import explain_out_of_memory
     from refbert_dist.engine.world import World
     from refbert_dist.models.teacher import Teacher
 
     device = device_of(World.from_environment())
     teacher = Teacher.load(exp.teacher.model).to(device)
 
+    @explain_out_of_memory("dense lookup", f"lower cache.batch_tokens (now {exp.cache.batch_tokens})")
     @torch.inference_mode()
     def pool(samples: np.ndarray) -> np.ndarray:
         vectors = np.empty((len(samples), teacher.hidden_size), np.float16)

@@ -9,6 +9,7 @@ import torch
 
 from refbert_dist.data.batching import to_device, token_batch
 from refbert_dist.data.tokens import TokenSet
+from refbert_dist.engine.memory import explain_out_of_memory
 from refbert_dist.models.teacher import Teacher
 
 Forward = Callable[[np.ndarray], torch.Tensor]
@@ -27,5 +28,7 @@ def teacher_forward(teacher: Teacher, tokens: TokenSet, device: torch.device) ->
 
 def answers(forward: Forward, count: int, batch_size: int) -> Iterator[np.ndarray]:
     """Logits ``[B, C]`` of samples 0 to ``count``, in batches."""
-    for start in range(0, count, batch_size):
-        yield forward(np.arange(start, min(start + batch_size, count))).float().cpu().numpy()
+    advice = f"lower evaluate.batch_size (now {batch_size})"
+    with explain_out_of_memory("evaluation", advice):
+        for start in range(0, count, batch_size):
+            yield forward(np.arange(start, min(start + batch_size, count))).float().cpu().numpy()

@@ -8,6 +8,7 @@ from refbert_dist.cache.contract import Scope, states_artifact
 from refbert_dist.cache.writer import build_states
 from refbert_dist.config import Experiment
 from refbert_dist.engine.distributed import process_group
+from refbert_dist.engine.memory import caching_advice, explain_out_of_memory
 
 
 def general(exp: Experiment) -> dict[str, Any]:
@@ -21,7 +22,10 @@ def task(exp: Experiment) -> dict[str, Any]:
 
 
 def _run(exp: Experiment, scope: Scope) -> dict[str, Any]:
-    with process_group(exp.engine.timeout_s) as world:
+    with (
+        process_group(exp.engine.timeout_s) as world,
+        explain_out_of_memory("caching the teacher's states", caching_advice(exp)),
+    ):
         manifest = build_states(exp, scope, world)
     states_artifact(exp, scope).register(exp.run.dir)
     return {name: manifest[name] for name in ("shards", "samples", "tokens", "bytes")}

@@ -20,12 +20,6 @@ from refbert_dist.models.teacher import Teacher
 from refbert_dist.stages.answers import answers, teacher_forward
 from refbert_dist.stages.scores import scores
 
-LABELS = {
-    "CoLA": ("unacceptable", "acceptable"),
-    "MRPC": ("not_equivalent", "equivalent"),
-    "SST-2": ("negative", "positive"),
-}
-"""What GLUE calls the classes 0, 1, ... of its tasks."""
 NAMELESS = re.compile(r"label_\d+")
 """What transformers calls a class that nobody has named."""
 
@@ -44,10 +38,10 @@ def check_labels(exp: Experiment) -> None:
     spec = task_spec(exp.task.name)
     named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     labels = [str(named[number]).lower().replace(" ", "_").replace("-", "_") for number in sorted(named, key=int)]
-    expected = LABELS.get(spec.name)
+    expected = spec.label_names
     if len(labels) != spec.num_labels:
         reason = f"but {spec.name} has {spec.num_labels}"
-    elif expected is None or labels == list(expected) or all(NAMELESS.fullmatch(label) for label in labels):
+    elif not expected or labels == list(expected) or all(NAMELESS.fullmatch(label) for label in labels):
         return
     else:
         order = " in this order" if sorted(labels) == sorted(expected) else ""

@@ -64,12 +64,14 @@ def save_folder(folder: Path, write: Callable[[Path], None], training: dict[str,
 
 def add_record(state: TrainState, before: Path | None) -> dict[str, Any]:
     """The budget of a job, added to the budget of the model it started from."""
-    earlier = training_record(before) if before else {"steps": 0, "samples": 0, "seconds": 0.0}
-    return {
+    earlier = training_record(before) if before else {"steps": 0, "samples": 0, "seconds": 0.0, "skipped": 0}
+    record = {
         "steps": state.step + earlier["steps"],
         "samples": state.samples + earlier["samples"],
         "seconds": round(state.seconds + earlier["seconds"], 1),
+        "skipped": state.skipped + earlier["skipped"],
     }
+    return record | ({"stalled": state.stalled} if state.stalled else {})
 
 
 def student_config(exp: Experiment, system: SystemName, **extra: Any) -> RefBertConfig:

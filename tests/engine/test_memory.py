@@ -14,6 +14,8 @@ import yaml
 from tiny import MINILM, tiny_experiment, tiny_values
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from refbert_dist import pipeline
+from refbert_dist.config import parse_experiment
 from refbert_dist.engine.memory import caching_advice, explain_out_of_memory, training_advice
 from refbert_dist.errors import UserError
 from refbert_dist.models.locate import resolve_model
@@ -64,9 +66,9 @@ def test_whatever_asks_for_it_memory_that_runs_out_is_one_sentence(tmp_path: Pat
 
 def test_without_a_limit_it_is_the_machines() -> None:
     total = f"{os.sysconf('SC_PHYS_PAGES') * resource.getpagesize() / 1e9:.1f} GB"
-    with pytest.raises(UserError, match=rf"than this machine has left \({total} in all\); lower it"):
-        with explain_out_of_memory("the work", "lower it"):
-            torch.empty(1 << 60)
+    words = rf"than this machine has left \({total} in all\); lower it"
+    with pytest.raises(UserError, match=words), explain_out_of_memory("the work", "lower it"):
+        torch.empty(1 << 60)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +133,8 @@ def limited() -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("group", [1, 2])
-def test_the_sentence_arrives_at_the_command_line(tmp_path: Path, group: int) -> None:
-    """A feed-forward layer so wide that its output for one whole batch is more than a process may have."""
+def test_the_sentence_arrives_at_the_command_line(tmp_path: Path) -> None:
+    """Two processes, and a feed-forward layer whose output for all tokens at once is more than one may have."""
     wide = BertConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -145,14 +146,15 @@ def test_the_sentence_arrives_at_the_command_line(tmp_path: Path, group: int) ->
     AutoTokenizer.from_pretrained(resolve_model(MINILM)).save_pretrained(tmp_path / "wide")
     values = tiny_values(tmp_path) | {"task": None, "launch": {"processes": 2, "threads": 1}}
     values["teacher"] = {"model": str(tmp_path / "wide")}
-    values["cache"] |= {"batch_tokens": 1_000_000, "shard_tokens": 1_000_000, "group_processes": group}
+    values["cache"] |= {"batch_tokens": 1_000_000, "shard_tokens": 1_000_000, "group_processes": 2}
     (tmp_path / "exp.yaml").write_text(yaml.safe_dump(values))
+    pipeline.run(parse_experiment(values), ["prepare"])
     command = [sys.executable, "-m", "launchers.cli", "cache", "build", str(tmp_path / "exp.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1] == (
         "refbert: caching the teacher's states needs more memory than this process may have (8.0 GB, ulimit -v); "
         "lower cache.batch_tokens (now 1000000) or cache.shard_tokens (now 1000000), which begins the cache anew, or "
-        f"raise cache.group_processes (now {group}), or set cache.precision=bf16, which takes another run.dir"
+        "raise cache.group_processes (now 2), or set cache.precision=bf16, which takes another run.dir"
     )
     assert "Traceback" not in done.stderr

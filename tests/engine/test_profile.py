@@ -7,7 +7,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from refbert_dist.costs.work import Shape, forward
-from refbert_dist.engine.profile import COUNTED, TRACED, Profile, flop_counter, matrix_rate
+from refbert_dist.engine.profile import COUNTED, TRACED, Profile, counting_flops, matrix_rate
 from refbert_dist.engine.timing import StepTimer
 
 CPU = torch.device("cpu")
@@ -29,11 +29,11 @@ def test_the_counter_counts_what_the_formulas_say(padded: bool) -> None:
     model = BertModel(config, add_pooling_layer=False)
     mask = torch.ones(3, 20, dtype=torch.long)
     mask[0, 15:] = 1 - int(padded)
-    with flop_counter() as counter:
+    with counting_flops() as counter:
         states = model(torch.ones_like(mask), mask).last_hidden_state
     expected = forward(shape, mask.numel(), 20).flops
     assert counter.get_total_flops() == expected
-    with flop_counter() as counter:
+    with counting_flops() as counter:
         states.square().sum().backward()
     # Twice as much, but what attention computes anew because the forward pass does not keep it.
     assert 2 * expected <= counter.get_total_flops() <= 2.2 * expected

@@ -65,6 +65,14 @@ def test_another_teacher_is_refused(exp: Experiment) -> None:
         build_vectors(exp, "corpus")
 
 
+def test_a_batch_that_memory_does_not_hold_names_its_setting(exp: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Teacher, "forward", lambda *_, **__: (torch.empty(1 << 60),))
+    with pytest.raises(
+        UserError, match=r"^dense lookup needs more memory than .*; lower cache\.batch_tokens \(now 256\)$"
+    ):
+        build_vectors(exp, "corpus")
+
+
 def test_only_deeper_layers_need_a_forward_pass() -> None:
     def given(**references: object) -> Experiment:
         return parse_experiment({"teacher": {"model": MINILM}, "corpus": {"path": "x"}, "references": references})

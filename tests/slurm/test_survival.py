@@ -143,8 +143,8 @@ def test_it_gives_up_when_it_crashes_at_the_same_place(survivor: Start, sandbox:
     found = stage_status(job.exp)
     assert (found.state, found.message) == (
         "failed",
-        "distill-general has crashed 1 times in a row without getting any further, so it is not started again; mend "
-        "the cause that its log shows, then refbert resume",
+        "distill-general has crashed once without getting any further, so it is not started again; mend the cause that "
+        "its log shows, then refbert resume",
     )
     assert len(job.starts()) == 2
     until(lambda: sandbox.sacct(job.next_id).startswith("CANCELLED"), "the end of the job after it")

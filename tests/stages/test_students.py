@@ -27,7 +27,7 @@ from refbert_dist.stages.students import (
     student_config,
 )
 
-RECORD = {"steps": 3, "samples": 36, "seconds": 1.5}
+RECORD = {"steps": 3, "samples": 36, "seconds": 1.5, "skipped": 0}
 OWN = ("reference_key", "reference_value")
 
 
@@ -162,13 +162,14 @@ def test_a_first_save_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_budget_adds_up_over_the_stages(tmp_path: Path) -> None:
-    first = add_record(TrainState(step=10, samples=120, seconds=2.04), None)
-    assert first == {"steps": 10, "samples": 120, "seconds": 2.0}
+    first = add_record(TrainState(step=10, samples=120, seconds=2.04, skipped=2), None)
+    assert first == {"steps": 10, "samples": 120, "seconds": 2.0, "skipped": 2}
     save_folder(tmp_path / "general", write_text(""), first)
-    second = add_record(TrainState(step=5, samples=60, seconds=1.5), tmp_path / "general")
+    second = add_record(TrainState(step=5, samples=60, seconds=1.5, skipped=1, stalled="no"), tmp_path / "general")
+    assert second["stalled"] == "no"
     save_folder(tmp_path / "intermediate", write_text(""), second)
     third = add_record(TrainState(step=1, samples=12, seconds=0.25), tmp_path / "intermediate")
-    assert third == {"steps": 16, "samples": 192, "seconds": pytest.approx(3.75, abs=0.1)}
+    assert third == {"steps": 16, "samples": 192, "seconds": pytest.approx(3.75, abs=0.1), "skipped": 3}
 
 
 def test_width_maps_go_on_from_stage_to_stage(exp: Experiment, tmp_path: Path) -> None:
