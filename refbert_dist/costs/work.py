@@ -109,8 +109,8 @@ def losses(config: DistillConfig, student: Shape, teacher: Shape, tokens: float,
     """Hidden, embedding and attention losses of an encoder: (work that has gradients, the frozen teacher's).
 
     Each mapped layer's states go through the width map, 2 H T a token. Attention targets are recomputed from stored
-    layer inputs by the teacher's own projections, and so are the student's: queries, keys and values take 6 T^2 a token
-    and layer, comparing them 2 n T (scores) or 6 n T (three relations); the student's with H for T.
+    layer inputs by the teacher's own projections, and so are the student's: scores take 4 T^2 (queries, keys) + 2 n T a
+    token and layer, three relations 6 T^2 (values, too) + 6 n T; the student's with H for T.
     """
     weights = config.weights
     mapped = len(layer_map(config.layer_map, student.layers, teacher.layers))
@@ -120,15 +120,15 @@ def losses(config: DistillConfig, student: Shape, teacher: Shape, tokens: float,
     frozen = Work()
     if weights.attention:
         if uses_scores(config, student, teacher):
-            compared, heads = 1, teacher.heads
+            projected, compared, heads = 2, 1, teacher.heads
         else:
             common = math.gcd(h, t)
-            compared = 3
+            projected = compared = 3
             heads = max(heads for heads in range(1, teacher.heads + 1) if common % heads == 0)
         each = tokens * mapped
         maps_gone_over = each * compared * heads * seen
-        trained += Work(each * (6 * h * h + 2 * compared * seen * h), 4 * maps_gone_over + 2 * each * h)
-        frozen += Work(each * (6 * t * t + 2 * compared * seen * t), 2 * maps_gone_over + 2 * each * t)
+        trained += Work(each * (2 * projected * h * h + 2 * compared * seen * h), 4 * maps_gone_over + 2 * each * h)
+        frozen += Work(each * (2 * projected * t * t + 2 * compared * seen * t), 2 * maps_gone_over + 2 * each * t)
     return trained, frozen
 
 

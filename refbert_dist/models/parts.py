@@ -7,7 +7,7 @@ its input into its scores. ``layer`` counts from 1: layer ``l`` reads ``h[l-1]``
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -22,14 +22,7 @@ def queries_keys_values(encoder: nn.Module, layer: int, hidden: Tensor) -> tuple
 
     Raises UserError for an architecture whose layout is not known, ValueError for a layer that does not exist.
     """
-    attention = _self_attention(encoder, layer)
-    names = "qkv" if _is_mpnet(encoder) else ("query", "key", "value")
-
-    def project(name: str) -> Tensor:
-        states: Tensor = getattr(attention, name)(hidden)
-        return states.view(*states.shape[:-1], attention.num_attention_heads, -1).transpose(1, 2)
-
-    query, key, value = map(project, names)
+    query, key, value = (_projected(encoder, layer, hidden, part) for part in ("query", "key", "value"))
     return query, key, value
 
 
@@ -38,12 +31,20 @@ def attention_scores(encoder: nn.Module, layer: int, hidden: Tensor) -> Tensor:
 
     Padding is not masked. Raises as :func:`queries_keys_values`.
     """
-    query, key, _ = queries_keys_values(encoder, layer, hidden)
-    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    query, key = (_projected(encoder, layer, hidden, part) for part in ("query", "key"))
+    # Scaled before the product: there are fewer queries than scores.
+    scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
     if _is_mpnet(encoder):
         layers: Any = encoder.encoder
         scores = scores + layers.compute_position_bias(hidden)
     return scores
+
+
+def _projected(encoder: nn.Module, layer: int, hidden: Tensor, part: Literal["query", "key", "value"]) -> Tensor:
+    """One of a layer's projections of its input, ``[B, h, S, H / h]``."""
+    attention = _self_attention(encoder, layer)
+    states: Tensor = getattr(attention, part[0] if _is_mpnet(encoder) else part)(hidden)
+    return states.view(*states.shape[:-1], attention.num_attention_heads, -1).transpose(1, 2)
 
 
 def _is_mpnet(encoder: Any) -> bool:
