@@ -132,8 +132,6 @@ def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineC
             "steps_per_print": sys.maxsize,
         },
     )
-    if not config.zero_stage and torch.distributed.get_world_size() == 1:
-        engine.enable_backward_allreduce = False  # it would flatten and copy all gradients for nobody
     return engine
 
 
