@@ -169,8 +169,7 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
                         scaled = {name: terms[name] / denominators[name] for name in weights}
                         loss = sum(weights[name] * value for name, value in scaled.items())
                     with timer.part("backward"):
-                        # DeepSpeed averages over passes and processes, but the terms already are shares of the global
-                        # mean.
+                        # DeepSpeed averages over passes and processes; the terms already are shares of the global mean.
                         share = 0.0 if micro.filler else float(passes * world.size)
                         # A loss that is not finite makes every gradient so, and the step is skipped everywhere.
                         engine.backward(loss * (share + 0.0 * loss.detach()))

@@ -251,6 +251,34 @@ def test_checkpoints_come_in_time_and_the_last_one_stays(tmp_path: Path) -> None
     assert steps() == ["step-24"]
 
 
+# -- speed -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_profile_is_left_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain, profiled = Toy(dropout=0.3), Toy(dropout=0.3)
+    run(tmp_path / "plain", plain)
+    assert not (tmp_path / "plain" / "run" / "profile").exists()
+    with caplog.at_level("INFO"):
+        run(tmp_path / "profiled", profiled, "engine.profile=true")
+    text = (tmp_path / "profiled" / "run" / "profile" / "toy.txt").read_text()
+    assert text.startswith("toy: 18 steps of ")  # of 24, the first 6 warm up
+    shares = dict(re.findall(r"^  (\w+) +(\d+\.\d)%", text, re.MULTILINE))
+    assert shares.keys() == {"data", "forward", "backward", "update", "other"}
+    assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.5)
+    assert any(re.fullmatch(r"toy: [\d.e+]+ steps/s, [\d,]+ tokens/s; .* waited for data", m) for m in caplog.messages)
+    for name, tensor in plain.module.state_dict().items():
+        assert torch.equal(tensor, profiled.module.state_dict()[name])
+
+
+def test_a_compiled_module_learns_the_same(tmp_path: Path) -> None:
+    plain, compiled = Toy(dropout=0.3), Toy(dropout=0.3)
+    run(tmp_path / "plain", plain)
+    run(tmp_path / "compiled", compiled, "engine.compile=true", "engine.timeout_s=600")
+    assert compiled.module._compiled_call_impl is not None
+    for name, tensor in plain.module.state_dict().items():
+        torch.testing.assert_close(compiled.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
 # -- what is not finite ----------------------------------------------------------------------------------------------
 
 
