@@ -64,7 +64,7 @@ def save_folder(folder: Path, write: Callable[[Path], None], training: dict[str,
 
 def add_record(state: TrainState, before: Path | None) -> dict[str, Any]:
     """The budget of a job, added to the budget of the model it started from."""
-    earlier = training_record(before) if before else {"steps": 0, "samples": 0, "seconds": 0.0, "skipped": 0}
+    earlier = {"steps": 0, "samples": 0, "seconds": 0.0, "skipped": 0} | (training_record(before) if before else {})
     record = {
         "steps": state.step + earlier["steps"],
         "samples": state.samples + earlier["samples"],
