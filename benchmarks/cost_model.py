@@ -8,7 +8,6 @@ work on the machine disturbs little. ``check`` runs every stage twice, at a smal
 difference, in which loading and starting cancel out; nothing in it went into the constants.
 """
 
-import os
 import statistics
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _common import as_worker
 from scipy.optimize import nnls
 from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -211,7 +211,7 @@ def experiment(folder: Path, text: Path, characters: int, *overrides: str) -> Ex
         "cache": {"dir": str(folder / "cache"), "codec": "int8", "shard_tokens": 16384},
         "teacher": {"model": MINILM},
         "corpus": {"path": str(part), "max_length": 128},
-        "task": {"name": "same-topic", "path": "builtin:python-docs", "max_length": 64},
+        "task": {"name": "same-topic", "path": "builtin:python-docs", "max_length": 64, "min_teacher_gain": None},
         "references": {"count": 1, "max_length": 64},
         "systems": ["refbert"],
         "tracking": {"mlflow": False},
@@ -299,9 +299,8 @@ def check(text: Path, folder: Path, stages: list[str]) -> None:
 
 
 def main() -> None:
+    as_worker()
     quiet_libraries()
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as folder:
         command, text, *stages = sys.argv[1:]
         if command == "calibrate":
