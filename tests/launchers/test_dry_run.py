@@ -67,6 +67,12 @@ def test_a_small_experiment_is_planned_for_this_machine(places: tuple[str, str])
     assert float(clock[0]) > 0 and clock[1] in ("s", "min")
 
 
+def test_a_profile_can_be_asked_for(places: tuple[str, str]) -> None:
+    demo = ROOT / "configs" / "demo.yaml"
+    assert "  profile: true\n" in dry_run(demo, *places, "--profile")
+    assert "  profile: false\n" in dry_run(demo, *places)
+
+
 def test_a_corpus_of_unknown_size_is_said_to_be_one(tmp_path: Path, places: tuple[str, str]) -> None:
     path = tmp_path / "exp.yaml"
     path.write_text("teacher: {model: bert-base-uncased}\ncorpus: {path: somebody/text}\n")
