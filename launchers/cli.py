@@ -123,7 +123,14 @@ def _show_run(exp: Experiment) -> None:
     from rich.console import Console
 
     from launchers.tables import show_paths
+    from refbert_dist.rundir import is_search
 
+    if is_search(exp.run.dir):
+        from launchers.search import show_front
+        from tune.trial import stored_search
+
+        show_front(stored_search(exp.run.dir), Console())
+        return
     if exp.task:
         _show_results(exp)
     show_paths(exp, Console(width=None if sys.stdout.isatty() else 160))
@@ -202,6 +209,44 @@ def demo(overrides: Overrides = None, on: On = "local", dry_run: DryRun = False,
         _show_run(exp)
 
 
+@app.command()
+def tune(
+    path: Annotated[Path, typer.Argument(metavar="SEARCH.yaml", help="Search file.")],
+    overrides: Overrides = None,
+    on: On = "local",
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a search; there must be one in run.dir.")
+    ] = False,
+    export_best: Annotated[
+        bool, typer.Option("--export-best", help="Train the chosen student on all rows, and export it.")
+    ] = False,
+    pick: Annotated[
+        str | None, typer.Option(help="Which one: knee, score, another objective, or NAME<=X for the best within.")
+    ] = None,
+) -> None:
+    """Search the student's shape, the references it reads and how it is trained; a second time only what is missing."""
+    from rich.console import Console
+
+    from launchers.search import require_begun, show_search
+    from tune.best import best_experiment, choose
+    from tune.config import load_search
+    from tune.search import STAGE, begin
+
+    search, where = load_search(path, overrides or ()), Where(on, dry_run, wait)
+    if resume:
+        require_begun(search)
+    if export_best:
+        exp = best_experiment(search, choose(search, pick))
+        if _execute(exp, ("export",), where):
+            _show_run(exp)
+    elif dry_run:
+        show_search(search, on, Console())
+    elif _execute(exp := begin(search), (STAGE,), where):
+        _show_run(exp)
+
+
 # -- runs that go on elsewhere -----------------------------------------------------------------------------------------
 
 
@@ -265,6 +310,26 @@ def sync(run_dir: RunDir, dry_run: DryRun = False) -> None:
         typer.echo(f"would copy {run_dir} to {copy.uri}")
         return
     typer.echo(f"{copy.sync_once()} records copied to {copy.uri}")
+
+
+@app.command()
+def report(run_dir: RunDir, dry_run: DryRun = False) -> None:
+    """One page with tables and plots about a run or a search, finished or not: RUN_DIR/report.html."""
+    from launchers.watch.run_status import experiment_of
+    from refbert_dist.report.page import FILE_NAME
+    from refbert_dist.report.run import write_report
+    from refbert_dist.rundir import is_search
+
+    exp = experiment_of(run_dir)
+    if dry_run:
+        typer.echo(f"would write {run_dir / FILE_NAME}")
+    elif is_search(run_dir):
+        # What searches need need not be installed where there are none.
+        from tune.report import write_search_report
+
+        typer.echo(write_search_report(run_dir))
+    else:
+        typer.echo(write_report(exp))
 
 
 # -- the teacher cache -------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def _unit(place: Place) -> str:
 def _advice(exp: Experiment, ways: Mapping[str, Way], place: Place, extent: Extent) -> Iterator[str]:
     optim = exp.distill.general if exp.corpus else exp.distill.intermediate
     samples = extent.lengths.samples
-    epochs = optim.total_steps(samples) * min(optim.batch_size, samples) / samples
+    epochs = optim.steps_taken(samples) * min(optim.batch_size, samples) / samples
     names = list(ways)
     for less, more in pairwise(names):
         yield f"{more} against {less}: {_break_even(ways[less], ways[more], epochs)}"

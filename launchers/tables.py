@@ -38,8 +38,8 @@ def show_results(exp: Experiment, console: Console) -> None:
             names[system],
             f"{row['params'] / 1e6:.2f} M",
             f"{row['size_ratio']:.2f}x",
-            f"{row['latency_ms']:.1f}",
-            f"{row['latency_ratio']:.2f}x",
+            "" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}",
+            "" if row["latency_ratio"] is None else f"{row['latency_ratio']:.2f}x",
             *(f"{mine[metric]['score']:.4f}" for metric in metrics),
             f"{row['steps']:,}",
         )

@@ -9,22 +9,24 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from refbert_dist import preflight
-from refbert_dist.artifacts import Artifact
+from refbert_dist.artifacts import Artifact, recipe_key
 from refbert_dist.cache.contract import is_cached, scopes, states_artifact
 from refbert_dist.cache.models import check_shared, general_student, is_saved, task_teacher
-from refbert_dist.config import Experiment
+from refbert_dist.config import Experiment, load_experiment
 from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefBertError, StoppedError, UserError, did_you_mean
 from refbert_dist.references.neighbours import check_exportable, neighbours_artifact
 from refbert_dist.references.vectors import needs_vectors, vectors_artifact
-from refbert_dist.rundir import open_run, record_stage
+from refbert_dist.rundir import EXPERIMENT, is_search, open_run, record_stage, stage_record
 from refbert_dist.tracking.mlflow_sync import MlflowSync
+from refbert_dist.tracking.system import sampled
 
 Check = Callable[[Experiment], bool]
 
@@ -46,8 +48,9 @@ class Stage:
     """Does this experiment have the stage?"""
     done: Check
     """Is everything that it leaves there?"""
-    workers: Literal["one", "world", "groups"] = "one"
-    """One process; all processes in lockstep; or independent groups that share out what is undone."""
+    workers: Literal["one", "world", "groups", "nodes"] = "one"
+    """One process; all processes in lockstep; independent groups that share out what is undone; or one process on each
+    node, which starts others there itself."""
 
     def group_size(self, exp: Experiment) -> int | None:
         """Processes of an independent group; None where all processes are one world."""
@@ -59,8 +62,9 @@ class Stage:
         """Run it in this process, as the rank that the environment names."""
         module, function = self.entry.split(":")
         started = time.monotonic()
-        result: dict[str, Any] = getattr(importlib.import_module(module), function)(exp)
         world = World.from_environment()
+        with sampled(exp.run.dir, self.name) if world.is_main else contextlib.nullcontext():
+            result: dict[str, Any] = getattr(importlib.import_module(module), function)(exp)
         if world.rank == 0:
             record_stage(exp.run.dir, self.name, time.monotonic() - started, world.size * world.groups, result)
         return result
@@ -127,7 +131,7 @@ STAGES = (
         "students learn the teacher's language",
         "refbert_dist.stages.distill:general",
         ("retrieve", "cache-general"),
-        wanted=lambda exp: exp.corpus is not None,
+        wanted=lambda exp: exp.corpus is not None and not is_search(exp.run.dir),
         done=lambda exp: all(is_saved(general_student(exp, system)) for system in exp.trained_systems()),
         workers="world",
     ),
@@ -154,7 +158,7 @@ STAGES = (
         "students learn the task",
         "refbert_dist.stages.distill:task",
         ("retrieve", "distill-general", "finetune", "cache-task"),
-        wanted=lambda exp: exp.task is not None,
+        wanted=lambda exp: exp.task is not None and not is_search(exp.run.dir),
         done=lambda exp: all(is_saved(exp.run.dir / "models" / f"prediction-{name}") for name in exp.trained_systems()),
         workers="world",
     ),
@@ -163,7 +167,7 @@ STAGES = (
         "dev scores, sizes and latencies",
         "refbert_dist.stages.evaluate:run",
         ("distill-task",),
-        wanted=lambda exp: exp.task is not None,
+        wanted=lambda exp: exp.task is not None and not is_search(exp.run.dir),
         done=lambda exp: (exp.run.dir / "results.json").exists(),
     ),
     Stage(
@@ -171,8 +175,18 @@ STAGES = (
         "a self-contained model folder",
         "refbert_dist.stages.export:run",
         ("distill-general", "evaluate"),
-        wanted=lambda exp: True,
+        wanted=lambda exp: not is_search(exp.run.dir),
         done=lambda exp: (exp.run.dir / "export" / "config.json").exists(),
+    ),
+    Stage(
+        # The only one that lies above this package: the name is looked up when the stage runs.
+        "search",
+        "students of many shapes",
+        "tune.search:run",
+        ("retrieve", "cache-general", "cache-task"),
+        wanted=lambda exp: is_search(exp.run.dir),
+        done=lambda exp: stage_record(exp.run.dir, "search").exists(),
+        workers="nodes",
     ),
 )
 
@@ -189,8 +203,13 @@ def stage_named(name: str) -> Stage:
     return BY_NAME[name]
 
 
-def missing_stages(exp: Experiment, targets: Iterable[str] = ("export",)) -> list[Stage]:
-    """The stages that must run, in order, so that everything ``targets`` leave is there."""
+def last_targets(exp: Experiment) -> tuple[str, ...]:
+    """What all the other stages of an experiment are for."""
+    return ("search" if is_search(exp.run.dir) else "export",)
+
+
+def missing_stages(exp: Experiment, targets: Iterable[str] | None = None) -> list[Stage]:
+    """The stages that must run, in order, so that everything ``targets`` leave is there; by default the last stage."""
     needed: set[str] = set()
 
     def visit(name: str) -> None:
@@ -202,7 +221,7 @@ def missing_stages(exp: Experiment, targets: Iterable[str] = ("export",)) -> lis
             for need in stage.needs:
                 visit(need)
 
-    for target in targets:
+    for target in targets or last_targets(exp):
         visit(target)
     return [stage for stage in STAGES if stage.name in needed]
 
@@ -254,8 +273,9 @@ def advance(stage: Stage, exp: Experiment) -> str:
     """How far a stage is, as a text that is another one as soon as it has got any further."""
     shards = sum(len(leaf.artifact.committed()) for leaf in leaves(exp) if leaf.stage == stage.name)
     # A checkpoint's folder gets its name when it is complete.
-    checkpoints = sorted(str(path.relative_to(exp.run.dir)) for path in exp.run.dir.glob("checkpoints/*/step-*"))
-    return " ".join([f"{shards} shards", *checkpoints])
+    made = ("checkpoints/*/step-*", "trials/*/checkpoints/*/step-*", "trials/*/results.json")
+    found = sorted(str(path.relative_to(exp.run.dir)) for pattern in made for path in exp.run.dir.glob(pattern))
+    return " ".join([f"{shards} shards", *found])
 
 
 def register(exp: Experiment) -> None:
@@ -270,14 +290,30 @@ def register(exp: Experiment) -> None:
 
 
 def mlflow_copy(exp: Experiment) -> MlflowSync:
-    """What copies this run's records to MLflow."""
-    return MlflowSync(
-        exp.run.dir,
-        exp.tracking.mlflow_uri,
-        exp.tracking.experiment,
-        params=exp.model_dump(mode="json"),
-        tags={},
-    )
+    """What copies this run's records to MLflow; of a search also those of its trials."""
+    return MlflowSync(exp.run.dir, exp.tracking, fingerprints)
+
+
+def fingerprints(run_dir: Path) -> dict[str, str]:
+    """Tags such as ``refbert.fingerprint.tokens dev``: what a run's artefacts hold, as far as they are finished.
+
+    None where they cannot be looked at: a run may be copied from a place that does not see its cache or its teacher.
+    """
+    try:
+        exp = load_experiment(run_dir / EXPERIMENT)
+        return {
+            # MLflow allows no comma.
+            f"refbert.fingerprint.{leaf.label.replace(',', '')}": _fingerprint(leaf.artifact.manifest())
+            for leaf in leaves(exp)
+            if leaf.artifact.complete
+        }
+    except (RefBertError, OSError):
+        return {}
+
+
+def _fingerprint(manifest: Mapping[str, Any]) -> str:
+    # Teacher states are known by what they are made from: no two machines compute quite the same.
+    return str(manifest.get("fingerprint") or recipe_key(manifest["kind"], manifest["ingredients"]))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from refbert_dist.tracking.files import read_json_or_none
 from refbert_dist.tracking.provenance import FILE_NAME, write_provenance
 
 EXPERIMENT = "experiment.yaml"
+SEARCH = "search.yaml"
 
 MAY_CHANGE = (
     "run",
@@ -29,6 +30,7 @@ MAY_CHANGE = (
     "cache.staging_gb",
     "corpus.expected_tokens",
     "task.min_teacher_gain",
+    "distill.general.until",
     "launch",
     "tracking",
     "engine.zero_stage",
@@ -97,4 +99,14 @@ def record_stage(run_dir: Path, stage: str, seconds: float, processes: int, resu
         "processes": processes,
         "result": result,
     }
-    write_json(run_dir / "stages" / f"{stage}.json", record)
+    write_json(stage_record(run_dir, stage), record)
+
+
+def stage_record(run_dir: Path, stage: str) -> Path:
+    """The file in which a finished stage is noted."""
+    return run_dir / "stages" / f"{stage}.json"
+
+
+def is_search(run_dir: Path) -> bool:
+    """Whether a run directory is that of a search, with runs of other shapes below it."""
+    return (run_dir / SEARCH).exists()

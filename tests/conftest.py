@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-MUST_RUN = ("dist", "faults", "slurm")
+MUST_RUN = ("dist", "faults", "slurm", "browser")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With REFBERT_REQUIRE_ALL=1 (in CI) a test of processes, faults or SLURM that is skipped has failed."""
+    """With REFBERT_REQUIRE_ALL=1 (in CI) a test of processes, faults, SLURM or a browser that is skipped has failed."""
     report = yield
     skipped = report.skipped and not hasattr(report, "wasxfail")
     if skipped and os.environ.get("REFBERT_REQUIRE_ALL") == "1" and any(map(item.get_closest_marker, MUST_RUN)):

@@ -28,7 +28,9 @@ FLOORS = [
     "refbert_dist.preflight",
     "refbert_dist.rundir",
     "refbert_dist.pipeline",
+    "refbert_dist.report",
     "refbert_dist.worker",
+    "refbert_dist.local",
     "tune",
     "launchers",
 ]
@@ -37,9 +39,12 @@ as no circle comes of it (checked apart)."""
 
 ONE_IMPORTER = {
     "deepspeed": "refbert_dist/engine/distributed.py",
-    "mlflow": "refbert_dist/tracking/mlflow_sync.py",
+    "mlflow": "refbert_dist/tracking/mlflow_store.py",
     "faiss": "refbert_dist/faiss_library.py",
     "submitit": "launchers/cluster/batch.py",
+    "ray": "tune/driver.py",
+    "optuna": "tune/sampling.py",
+    "plotly": "refbert_dist/report/charts.py",
 }
 
 
@@ -116,7 +121,7 @@ def test_the_model_file_needs_only_torch_and_transformers() -> None:
 
 @pytest.mark.parametrize("module", ["refbert_dist", "refbert_dist.pipeline", "launchers.cli", "launchers.plan"])
 def test_planning_loads_no_heavy_package(module: str) -> None:
-    heavy = "torch transformers datasets deepspeed mlflow faiss sklearn scipy pandas"
+    heavy = "torch transformers datasets deepspeed mlflow faiss sklearn scipy pandas ray optuna plotly"
     code = f"import sys, {module}; print([name for name in {heavy.split()!r} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

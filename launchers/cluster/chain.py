@@ -61,6 +61,9 @@ def link_of(exp: Experiment, profile: SlurmProfile, stage: Stage, after: Iterabl
     resources = profile.resources(stage.name)
     if stage.workers == "one":
         resources = resources.model_copy(update={"gpus_per_node": min(1, resources.gpus_per_node)})
+    if stage.workers == "nodes":
+        cores = resources.cpus_per_task * resources.tasks
+        resources = resources.model_copy(update={"tasks_per_node": 1, "cpus_per_task": cores})
     order = [each.name for each in STAGES]
     return Link(stage, resources, *_shape(exp, stage, resources), tuple(sorted(after, key=order.index)))
 

@@ -22,7 +22,7 @@ from refbert_dist.engine.stop import ignore_signals, watching_signals
 from refbert_dist.engine.world import GROUP, GROUPS, RENDEZVOUS_PORTS, World, free_port, rendezvous
 from refbert_dist.errors import RefusedError, StoppedError
 from refbert_dist.pipeline import Stage, advance, missing_stages, require_result, stage_named, tracking
-from refbert_dist.worker import run_stage
+from refbert_dist.worker import run_alone, run_stage
 
 SHARED_DISK_LAG_S = 60.0
 """A network file system may show what another node has written only after so long."""
@@ -130,7 +130,7 @@ class StageJob:
             if place.number == 0:
                 around.enter_context(self._noted(stage, exp, place))
             _await_needs(stage, exp)
-            stage.run(exp)
+            run_alone(stage, exp)
             if place.world.rank == 0:
                 require_result(stage, exp)
 

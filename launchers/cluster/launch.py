@@ -61,7 +61,7 @@ def last_start(run_dir: Path) -> tuple[Experiment, tuple[str, ...], str]:
     """A run's settings, its targets and its profile, as it was started last; all of it and here if never submitted."""
     exp, folder = experiment_of(run_dir), submitted(run_dir.resolve())
     if not (folder / PROFILE).exists():
-        return exp, ("export",), "local"
+        return exp, pipeline.last_targets(exp), "local"
     return exp, tuple(read_json(folder / TARGETS)), str(folder / PROFILE)
 
 

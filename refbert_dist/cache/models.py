@@ -54,7 +54,7 @@ def _training(exp: Experiment, part: Part, optim: OptimConfig) -> dict[str, Any]
         "version": TRAINING_VERSION,
         "teacher": exp.teacher.model,
         "tokens": tokens_artifact(exp, part).path.name,
-        "optim": optim.model_dump(mode="json"),
+        "optim": optim.model_dump(mode="json", exclude=set() if optim.until < 1.0 else {"until"}),
         "micro_batch_size": exp.engine.micro_batch_size,
         "gradient_clipping": exp.engine.gradient_clipping,
         "shuffle_window": exp.engine.shuffle_window,

@@ -6,10 +6,10 @@ import json
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from refbert_dist.config.schema import Experiment, Section
@@ -147,6 +147,30 @@ def section_of(annotation: Any) -> type[Section] | None:
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate
     return None
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raise :class:`UserError` where the experiment has no field of this dotted name, or the field no such value.
+
+    What only other fields' values rule out passes.
+    """
+    *parents, leaf = name.split(".")
+    current: type[Section] | None = Experiment
+    for parent in parents:
+        field = current.model_fields.get(parent) if current else None
+        current = section_of(field.annotation) if field else None
+    known = list(current.model_fields) if current else _fields_at(Experiment, [])
+    if current is None or leaf not in known:
+        raise UserError(f"{name} is not a known key{did_you_mean(leaf if current else parents[0], known)}")
+    field = current.model_fields[leaf]
+    kind: Any = field.annotation
+    if field.metadata:
+        kind = Annotated[(kind, *field.metadata)]
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise UserError(f"{name} is {value!r}: {message[0].lower()}{message[1:]}") from None
 
 
 def to_yaml(model: BaseModel) -> str:

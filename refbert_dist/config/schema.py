@@ -7,6 +7,7 @@ login node. What can only be known from the teacher or the data is checked by :m
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,9 +88,16 @@ class TaskConfig(Section):
     """Tokens in a sample or pair at most, special tokens included; the longer sentence is cut first."""
     max_train: Positive | None = None
     """Use only this many training rows, drawn with ``seed``; ``null`` uses all."""
+    held_out: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of these rows on which is evaluated instead of on ``dev_file``; nothing is trained on them or looks them
+    up, and rows with a common sentence stay together. For choosing settings without seeing dev, as a search does."""
     min_teacher_gain: Weight | None = 0.05
     """By how much the fine-tuned teacher's leading metric on dev must beat the best constant answer, or nothing is
     distilled from it; ``null`` switches this and the check of a classifier's labels off."""
+
+    def source(self, split: Literal["train", "dev"]) -> Literal["train_file", "dev_file"]:
+        """The field that names the file in which a split's rows lie."""
+        return "train_file" if split == "train" or self.held_out else "dev_file"
 
 
 class StudentConfig(Section):
@@ -174,6 +182,9 @@ class OptimConfig(Section):
     """Passes over the data; give this or ``steps``."""
     steps: Positive | None = None
     """Optimizer steps; give this or ``epochs``."""
+    until: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the steps after which training ends, on a schedule made for all of them; with a larger share the same
+    run goes on from there."""
     batch_size: Positive = 32
     """Samples in one optimizer step over all processes."""
     learning_rate: Rate = 5e-5
@@ -184,6 +195,10 @@ class OptimConfig(Section):
     """After the warm-up: fall linearly to zero, or stay."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     """AdamW weight decay; biases and normalisation weights are exempt."""
+
+    def steps_taken(self, samples: int) -> int:
+        """Of all steps those until which training goes, one at least."""
+        return max(1, round(self.until * self.total_steps(samples)))
 
     def total_steps(self, samples: int) -> int:
         """Optimizer steps over ``samples`` samples; the last batch of an epoch may be smaller."""
@@ -270,8 +285,20 @@ class TrackingConfig(Section):
     """MLflow tracking URI; ``null`` is a SQLite file in the run directory."""
     experiment: str = "refbert"
     """MLflow experiment name."""
+    register_model: str | None = None
+    """Name in MLflow's registry under which the exported model becomes a version, once for each run; ``null`` does not
+    send the model."""
     log_steps: Positive = 10
     """Optimizer steps between two records in metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _name_can_be_registered(self) -> TrackingConfig:
+        if self.register_model is not None and not re.fullmatch(r"[\w.-][\w. -]*", self.register_model):
+            raise ValueError(
+                f"tracking.register_model is '{self.register_model}', which cannot name a model in MLflow's registry; "
+                "use letters, digits, '-', '_' and '.'"
+            )
+        return self
 
 
 class EvaluateConfig(Section):
@@ -279,8 +306,8 @@ class EvaluateConfig(Section):
     """Samples in one forward pass."""
     latency_batch_size: Positive = 8
     """Samples in one timed forward pass."""
-    latency_repeats: Positive = 15
-    """Timed passes of each system, interleaved; the median counts."""
+    latency_repeats: NonNegative = 15
+    """Timed passes of each system, interleaved; the median counts. 0 times nothing."""
 
 
 class Experiment(Section):

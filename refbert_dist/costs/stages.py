@@ -323,7 +323,7 @@ class _Costs:
     ) -> StageCost:
         """All steps of a job. ``pass_s(samples, longest)`` gives the device seconds of one micro-batch."""
         batch, micro = min(optim.batch_size, lengths.samples), self.exp.engine.micro_batch_size
-        padded, steps = lengths.padded(batch, micro), optim.total_steps(lengths.samples)
+        padded, steps = lengths.padded(batch, micro), optim.steps_taken(lengths.samples)
         processes, used = self.place.processes, self._used(optim, lengths)
         fixed_s = self.device.pass_s + weights * self.device.parameter_s
         # Samples are sorted by length, so the last micro-batch of each round is its longest, and all wait for it.

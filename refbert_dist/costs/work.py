@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from refbert_dist.config import DistillConfig, StudentConfig
+from refbert_dist.config import DistillConfig, Experiment, StudentConfig
 from refbert_dist.config.weights import MASKED_PERCENT
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import TeacherInfo
@@ -57,6 +57,13 @@ def student_shape(student: StudentConfig, info: TeacherInfo) -> Shape:
         intermediate=student.intermediate,
         embeddings=info.vocab_size + info.max_positions + 2,
     )
+
+
+def classifier_parameters(exp: Experiment, info: TeacherInfo, labels: int) -> int:
+    """Weights of the finished student: encoder, what reads references, pooler and head."""
+    shape, h = student_shape(exp.student, info), exp.student.hidden
+    maps = (1 if exp.references.tie_projections else 2) if exp.references.count else 0
+    return shape.parameters + maps * (info.hidden * h + 2 * h) + (h * h + h) + labels * (h + 1)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from refbert_dist.artifacts import hash_strings
@@ -79,31 +79,43 @@ def _is_prose(passage: str) -> bool:
     return sum(word.lower() in PROSE_WORDS for word in words) >= PROSE_SHARE * len(words)
 
 
-def same_topic_task(seed: int) -> tuple[list[Row], list[Row]]:
+def same_topic_task(seed: int, held_out: float = 0.0) -> tuple[list[Row], list[Row]]:
     """Balanced pairs of passages, label 1 where both come from one topic: (train rows, dev rows).
+
+    With ``held_out`` the second part is made of this share of the training topics' passages, instead of dev's.
 
     No topic and so no passage is in both. Most different-topic pairs are random; for the others the partner is the
     passage of another topic that shares the most words, so that word overlap alone does not give the label.
     The same Python version and seed give the same rows.
     """
-    train, dev = _same_topic_rows(seed)
+    train, dev = _same_topic_rows(seed, held_out)
     return list(train), list(dev)
 
 
 @cache
-def _same_topic_rows(seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+def _same_topic_rows(seed: int, held_out: float) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     topics = python_docs_topics()
     rng = random.Random(seed)
     names = list(topics)
     rng.shuffle(names)
-    wanted = DEV_SHARE * sum(len(passages) for passages in topics.values())
-    dev: list[str] = []
+    dev = _held_topics(names, DEV_SHARE)
+    train = [name for name in names if name not in dev]
+    if held_out:
+        dev = _held_topics(train, held_out)
+        train = [name for name in train if name not in dev]
+    return _pairs({name: topics[name] for name in train}, rng), _pairs({name: topics[name] for name in dev}, rng)
+
+
+def _held_topics(names: Sequence[str], share: float) -> list[str]:
+    """The first of these topics that have at most this share of their passages."""
+    topics = python_docs_topics()
+    wanted = share * sum(len(topics[name]) for name in names)
+    held: list[str] = []
     for name in names:
         # A large topic that would overshoot stays in train, whose variety it is worth more to.
-        if sum(len(topics[held]) for held in dev) + len(topics[name]) <= wanted:
-            dev.append(name)
-    train = [name for name in names if name not in dev]
-    return _pairs({name: topics[name] for name in train}, rng), _pairs({name: topics[name] for name in dev}, rng)
+        if sum(len(topics[other]) for other in held) + len(topics[name]) <= wanted:
+            held.append(name)
+    return held
 
 
 def _pairs(topics: dict[str, tuple[str, ...]], rng: random.Random) -> tuple[Row, ...]:

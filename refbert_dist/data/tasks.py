@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -151,18 +152,19 @@ def task_file(task: TaskConfig, split: Split) -> Path | None:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise UserError(f"task.path is '{task.path}': {what}; give the folder that holds {task.train_file}")
-    field, name = ("task.train_file", task.train_file) if split == "train" else ("task.dev_file", task.dev_file)
+    field = task.source(split)
+    name: str = getattr(task, field)
     path = folder / name
     if not path.is_file():
         there = ", ".join(sorted(item.name for item in folder.iterdir())[:6]) or "nothing"
-        raise UserError(f"{field} is '{name}': no such file in task.path={task.path}, which holds {there}")
+        raise UserError(f"task.{field} is '{name}': no such file in task.path={task.path}, which holds {there}")
     return path.resolve()
 
 
 def check_task(task: TaskConfig) -> None:
     """Raise :class:`UserError` for what is wrong with a task before any row is read."""
     train, dev = task_file(task, "train"), task_file(task, "dev")
-    if train is not None and train == dev:
+    if train is not None and train == dev and not task.held_out:
         raise UserError(
             f"task.dev_file is '{task.dev_file}', the same file as task.train_file; name a file of other rows"
         )
@@ -171,23 +173,49 @@ def check_task(task: TaskConfig) -> None:
 def load_task(task: TaskConfig, split: Split, seed: int) -> list[Example]:
     """All rows of a split in file order; with ``task.max_train`` that many training rows, drawn with ``seed``.
 
-    Raises :class:`UserError` naming the field, the file and the line for every fault of the input.
+    With ``task.held_out`` both splits come from the training rows. Raises :class:`UserError` naming the field, the file
+    and the line for every fault of the input.
     """
     spec = task_spec(task.name)
     path = task_file(task, split)
+    field = task.source(split)
     if path is None:
-        rows = [(first, second, float(label)) for first, second, label in same_topic_task(seed)[split == "dev"]]
+        pairs = same_topic_task(seed, task.held_out)[split == "dev"]
+        rows = [(first, second, float(label)) for first, second, label in pairs]
         # Its passages recur in many pairs, so that linking them would join all rows into one group; the guard that
         # compares sentences keeps rows with a common passage apart.
         examples = [Example(*row, group) for group, row in enumerate(rows)]
     else:
-        sentences = _read_tsv(path, spec, "task.train_file" if split == "train" else "task.dev_file")
+        sentences = _read_tsv(path, spec, f"task.{field}")
         groups = sentence_groups([row[:2] for row in sentences])
         examples = [Example(*row, group) for row, group in zip(sentences, groups, strict=True)]
-    if split == "train" and task.max_train is not None and task.max_train < len(examples):
+    if field == "train_file" and task.max_train is not None and task.max_train < len(examples):
         drawn = sorted(random.Random(seed).sample(range(len(examples)), task.max_train))
         examples = [examples[index] for index in drawn]
+    if task.held_out and path is not None:
+        held = _held_out(task, [example.group for example in examples], seed)
+        examples = [example for example in examples if (example.group in held) == (split == "dev")]
     return examples
+
+
+def _held_out(task: TaskConfig, groups: Sequence[int], seed: int) -> set[int]:
+    """Groups that together have ``task.held_out`` of the rows, or nearly so."""
+    sizes = Counter(groups)
+    room = wanted = round(task.held_out * len(groups))
+    order = list(sizes)
+    random.Random(seed).shuffle(order)
+    held = set()
+    for group in order:
+        if sizes[group] <= room:
+            held.add(group)
+            room -= sizes[group]
+    if room > wanted / 2 or not held:
+        raise UserError(
+            f"task.held_out is {task.held_out}, but of the {len(groups)} rows of task.train_file {max(sizes.values())} "
+            f"are linked by common sentences, so that only {wanted - room} can be held out; set another task.held_out, "
+            "or 0 and a task.dev_file of your own"
+        )
+    return held
 
 
 def _read_tsv(path: Path, spec: TaskSpec, field: str) -> list[tuple[str, str | None, float]]:

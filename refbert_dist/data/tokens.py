@@ -65,12 +65,13 @@ def task_recipe(exp: Experiment, split: Split) -> dict[str, Any]:
     task = _task(exp)
     spec = task_spec(task.name)
     section: dict[str, Any] = {"name": task.name, "split": split, "max_length": task.max_length, "path": task.path}
+    field = task.source(split)
     if not spec.builtin:
-        file = task.train_file if split == "train" else task.dev_file
-        section["path"] = str(Path(task.path, file).resolve())
-    max_train = task.max_train if split == "train" else None
-    section["max_train"] = max_train
-    if spec.builtin or max_train is not None:
+        section["path"] = str(Path(task.path, getattr(task, field)).resolve())
+    section["max_train"] = task.max_train if field == "train_file" else None
+    if task.held_out:
+        section["held_out"] = task.held_out
+    if spec.builtin or section["max_train"] is not None or task.held_out:
         section["seed"] = exp.seed
     return {"task": section, **_common(exp, task.path)}
 

@@ -73,7 +73,7 @@ def task_unit(task: TaskConfig, split: Split, seed: int) -> Unit:
         0,
         (file,) if file else (),
         lambda tokenizer: [task_samples(load_task(task, split, seed), tokenizer, task.max_length)],
-        "task.train_file" if split == "train" else "task.dev_file",
+        f"task.{task.source(split)}",
     )
 
 

@@ -62,8 +62,11 @@ def _skip_build() -> None:
 def of_first(value: T) -> T:
     """The first process's value, on every process. A collective.
 
-    What is read from a shared disk may change while processes read it, and they must not decide differently.
+    What is read from a shared disk may change while processes read it, and they must not decide differently. A process
+    that is in no group keeps its own.
     """
+    if not torch.distributed.is_initialized():
+        return value
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0)
     return box[0]

@@ -113,6 +113,7 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
         )
     sampler = Sampler(objective.lengths, job.optim.batch_size, config.micro_batch_size, exp.seed, config.shuffle_window)
     steps = job.optim.total_steps(len(objective.lengths))
+    last = job.optim.steps_taken(len(objective.lengths))
     passes = sampler.passes(world.size)
     device = device_of(world)
 
@@ -120,8 +121,13 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
     saver.load_weights(objective.module)
     engine = training_engine(objective.module.to(device), job.optim, config, passes)
     state = saver.restore(engine)
+    if state.step > last:
+        raise UserError(
+            f"{job.name} is to end at step {last}, but its checkpoint in run.dir is of step {state.step}; choose "
+            f"another run.dir, or set distill.general.until to at least {state.step / steps:.3f}"
+        )
     if state.step:
-        log.info("%s continues from step %d of %d", job.name, state.step, steps)
+        log.info("%s continues from step %d of %d", job.name, state.step, last)
 
     metrics = MetricsLog(job.run_dir) if world.rank == 0 else None
     meter = _Meter(list(objective.weights), device)
@@ -132,7 +138,7 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
     micro_batches = prefetched(
         (
             micro
-            for step in range(state.step, steps)
+            for step in range(state.step, last)
             for micro in sampler.batch(step).share(world.rank, world.size, passes)
         ),
         lambda micro: (micro, objective.batch(micro.samples, device)),
@@ -145,14 +151,14 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
         watching_signals() as signals,
         signals.deferred(),
         contextlib.closing(micro_batches),
-        Progress(job.name, steps, "steps", run_dir=job.run_dir, enabled=world.rank == 0) as progress,
+        Progress(job.name, last, "steps", run_dir=job.run_dir, enabled=world.rank == 0) as progress,
         saver,
         Heartbeat(config.timeout_s) as heartbeat,
     ):
         progress.update(first)
         stop = Agreement(signals, first)
-        stall = StallWatch(steps)
-        for step in range(first, steps):
+        stall = StallWatch(last)
+        for step in range(first, last):
             heartbeat.beat()
             batch = sampler.batch(step)
             weights = objective.weights_at(step / steps)
@@ -191,7 +197,7 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
 
             saver.check()
             stopping = stop.reached(state.step, time.monotonic() - began)
-            saving = stopping or state.step == steps or state.step % config.checkpoint_steps == 0
+            saving = stopping or state.step == last or state.step % config.checkpoint_steps == 0
             recording = saving or state.step % exp.tracking.log_steps == 0
             if (recording or skips.due) and (found := skips.look()):
                 state = replace(state, skipped=state.skipped + found.steps)
@@ -206,10 +212,10 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
                     log.warning("%s: %s", job.name, remark)
                     state = replace(state, stalled=remark)
             if saving:
-                saver.save(engine, state, keep=1 if state.step == steps else config.keep_checkpoints)
-            if stopping and state.step < steps:
-                raise StoppedError(f"{job.name} stopped at step {state.step} of {steps}; run the same command again")
-        if steps - first > WARM_UP and world.rank == 0:
+                saver.save(engine, state, keep=1 if state.step == last else config.keep_checkpoints)
+            if stopping and state.step < last:
+                raise StoppedError(f"{job.name} stopped at step {state.step} of {last}; run the same command again")
+        if last - first > WARM_UP and world.rank == 0:
             log.info("%s: %s", job.name, timer)
             if profile:
                 log.info("%s", profile.report(timer, config.precision))

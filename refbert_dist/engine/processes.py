@@ -170,16 +170,20 @@ def has_cuda_device() -> bool:
     return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
 
 
+def tied_to_parent(argv: Sequence[str]) -> list[str]:
+    """The command by which a program is started that the kernel kills when the thread that started it ends."""
+    return [sys.executable, "-I", "-S", "-c", TIE_TO_PARENT, str(os.getpid()), *argv]
+
+
 def _explained(run_dir: Path | str, stage: str, count: int) -> bool:
     """Whether a worker has left the reason of its failure: then it would happen to the others as well."""
     return any(error_path(run_dir, stage, number).exists() for number in range(count))
 
 
 def _start(argv: Sequence[str], world: World, variables: Mapping[str, str], log: Path) -> _Worker:
-    tied = [sys.executable, "-I", "-S", "-c", TIE_TO_PARENT, str(os.getpid()), *argv]
     with open_log(log, f"process {world.number}: {shlex.join(argv)}") as output:
         process = subprocess.Popen(
-            tied,
+            tied_to_parent(argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

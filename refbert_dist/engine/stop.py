@@ -33,6 +33,11 @@ class StopFlag:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
+    def renew(self) -> None:
+        """Take the signals back from a library that has set handlers of its own."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

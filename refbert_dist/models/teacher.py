@@ -23,6 +23,8 @@ class Teacher(nn.Module):
         config: Any = model.config
         self.has_classifier = self.encoder is not model
         self.hidden_size: int = config.hidden_size
+        self.samples = 0
+        """Inputs that have been through its layers in this process, whatever for."""
         self.num_layers: int = config.num_hidden_layers
         self.num_heads: int = config.num_attention_heads
         self.pad_token_id: int = config.pad_token_id or 0
@@ -103,6 +105,7 @@ class Teacher(nn.Module):
 
         With ``with_logits`` the classifier's ``[B, C]`` comes last, from the same pass.
         """
+        self.samples += len(input_ids)
         runner = self.model if with_logits else self.encoder
         inputs = self._inputs(input_ids, attention_mask, token_type_ids)
         outputs = runner(**inputs, output_hidden_states=True, return_dict=True)
@@ -113,6 +116,7 @@ class Teacher(nn.Module):
         """Classifier outputs ``[B, C]``. Raises ValueError when the teacher was loaded without ``num_labels``."""
         if not self.has_classifier:
             raise ValueError("This teacher has no classifier; load it with num_labels.")
+        self.samples += len(input_ids)
         outputs: Tensor = self.model(**self._inputs(input_ids, attention_mask, token_type_ids), return_dict=True).logits
         return outputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,7 @@ def general(exp: Experiment) -> dict[str, Any]:
     students = {system: general_student(exp, system) for system in exp.trained_systems()}
     for folder in students.values():
         Artifact(folder).register(exp.run.dir)
-    return {system: training_record(folder) for system, folder in students.items()}
+    return {**_records(students), "teacher_samples": setting.teacher.samples}
 
 
 def task(exp: Experiment) -> dict[str, Any]:
@@ -112,7 +113,11 @@ def task(exp: Experiment) -> dict[str, Any]:
             job = Job("distill-task", f"prediction-{system}", exp.distill.prediction, exp.run.dir)
             _train_and_save(exp, world, objective, job, student, folder, encoder)
     folders = {system: model_folder(exp, f"prediction-{system}") for system in exp.trained_systems()}
-    return {"teacher_gate": gate, **{system: training_record(folder) for system, folder in folders.items()}}
+    return {"teacher_gate": gate, **_records(folders), "teacher_samples": setting.teacher.samples}
+
+
+def _records(folders: Mapping[SystemName, Path]) -> dict[str, Any]:
+    return {system: training_record(folder) for system, folder in folders.items()}
 
 
 def _encoder_job(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.engine.distributed import device_of
 from refbert_dist.engine.world import World
-from refbert_dist.stages.answers import Forward, answers, teacher_forward
+from refbert_dist.stages.answers import Forward, answers, teacher_answers
 from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.latency import median_latencies
 from refbert_dist.stages.scores import scores
@@ -27,7 +28,10 @@ from refbert_dist.tracking.progress import Progress
 
 
 def run(exp: Experiment) -> dict[str, Any]:
-    """Evaluate, time, and write ``RUN_DIR/results.json``; returns how many rows it has."""
+    """Evaluate, time, and write ``RUN_DIR/results.json``; returns how many rows it has.
+
+    Without timing (``evaluate.latency_repeats=0``) latencies are None.
+    """
     assert exp.task is not None
     spec = task_spec(exp.task.name)
     device = device_of(World.from_environment())
@@ -37,14 +41,15 @@ def run(exp: Experiment) -> dict[str, Any]:
     folders = {system: model_folder(exp, f"prediction-{system}") for system in exp.trained_systems()}
     students = {system: load_classifier(folder).to(device).eval() for system, folder in folders.items()}
 
-    forwards: dict[str, Forward] = {"teacher": teacher_forward(setting.teacher, dev, device)}
+    taught = teacher_answers(exp, setting.teacher, dev, device)
+    forwards: dict[str, Forward] = {"teacher": lambda samples: torch.from_numpy(taught[samples])}
     parameters = {"teacher": _parameters(setting.teacher.model)}
     budgets = {"teacher": training_record(task_teacher(exp))}
     for system, student in students.items():
         forwards[system] = _student_forward(student, setting, system, dev, device)
         parameters[system] = _parameters(student)
         budgets[system] = training_record(folders[system])
-    timing = latencies(exp, setting, students, dev, device)
+    timing = latencies(exp, setting, students, dev, device) if exp.evaluate.latency_repeats else None
 
     rows: list[dict[str, Any]] = []
     metrics = MetricsLog(exp.run.dir)
@@ -63,10 +68,7 @@ def run(exp: Experiment) -> dict[str, Any]:
                 "references": exp.reference_count("refbert") if name == "refbert" else 0,
                 "params": parameters[name],
                 "size_ratio": round(parameters["teacher"] / parameters[name], 3),
-                "latency_ms": round(1000 * timing["seconds"][name], 3),
-                "latency_ratio": round(timing["seconds"]["teacher"] / timing["seconds"][name], 3),
-                "latency_batch": timing["batch"],
-                "latency_length": timing["length"],
+                **(timing.of(name) if timing else dict.fromkeys(Timing.COLUMNS)),
                 "steps": budgets[name]["steps"],
                 "seconds": budgets[name]["seconds"],
             }
@@ -74,12 +76,32 @@ def run(exp: Experiment) -> dict[str, Any]:
                 asked = {"system": name, "task": spec.name, "seed": exp.seed, "metric": metric}
                 rows.append({**asked, "score": round(score, 6), **common})
     write_json(exp.run.dir / "results.json", rows)
-    return {"rows": len(rows)}
+    return {"rows": len(rows), "teacher_samples": setting.teacher.samples}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Forward passes of all systems on the same rows."""
+
+    seconds: Mapping[str, float]
+    """System -> median of one pass."""
+    batch: int
+    """Rows in it."""
+    length: int
+    """Tokens of the longest."""
+
+    COLUMNS: ClassVar = ("latency_ms", "latency_ratio", "latency_batch", "latency_length")
+
+    def of(self, system: str) -> dict[str, float]:
+        """Of one system, beside the teacher, as in ``results.json``."""
+        own = self.seconds[system]
+        values = (round(1000 * own, 3), round(self.seconds["teacher"] / own, 3), self.batch, self.length)
+        return dict(zip(self.COLUMNS, values, strict=True))
 
 
 def latencies(
     exp: Experiment, setting: Setting, students: Mapping[SystemName, Any], dev: TokenSet, device: torch.device
-) -> dict[str, Any]:
+) -> Timing:
     """Median forward time of every system on the same dev rows, references projected beforehand as in the export.
 
     Network only: looking the references up and reading them from disk is not in it.
@@ -99,7 +121,7 @@ def latencies(
         calls[system] = partial(student, **inputs)
     with torch.inference_mode():
         seconds = median_latencies(calls, exp.evaluate.latency_repeats)
-    return {"seconds": seconds, "batch": len(samples), "length": int(dev.lengths[samples].max())}
+    return Timing(seconds, len(samples), int(dev.lengths[samples].max()))
 
 
 def _student_forward(

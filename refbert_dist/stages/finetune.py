@@ -7,22 +7,26 @@ from typing import Any
 import torch
 
 from refbert_dist.artifacts import Artifact
+from refbert_dist.cache.forward import load_teacher
 from refbert_dist.cache.models import is_saved, made_from, task_teacher, training_record
 from refbert_dist.config import Experiment
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokenizer import load_tokenizer
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
-from refbert_dist.engine.distributed import of_first, process_group
+from refbert_dist.engine.distributed import device_of, of_first, process_group
 from refbert_dist.engine.loop import Job, train
 from refbert_dist.models.locate import resolve_model
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.finetune import FinetuneObjective
-from refbert_dist.stages.gates import check_labels
+from refbert_dist.stages.gates import check_labels, check_teacher
 from refbert_dist.stages.students import add_record, save_folder
 
 
 def run(exp: Experiment) -> dict[str, Any]:
-    """Train the teacher with a new head on the task; returns its budget and folder."""
+    """Train the teacher with a new head on the task; returns its budget and folder.
+
+    Raises RefusedError where it has not learned the task.
+    """
     assert exp.task is not None
     folder = task_teacher(exp)
     with process_group(exp.engine.timeout_s) as world:
@@ -42,5 +46,8 @@ def run(exp: Experiment) -> dict[str, Any]:
 
                 save_folder(folder, write, add_record(state, None) | made_from(exp, "train"))
             torch.distributed.barrier()
-    Artifact(folder).register(exp.run.dir)
-    return {"folder": str(folder), **training_record(folder)}
+        Artifact(folder).register(exp.run.dir)
+        device = device_of(world)
+        # Here, and not only before distillation: nothing is cached from a teacher that will be refused.
+        gate = check_teacher(exp, load_teacher(exp, "task").to(device), device)
+    return {"folder": str(folder), "teacher_gate": gate, **training_record(folder)}

@@ -13,11 +13,10 @@ import torch
 from refbert_dist.config import Experiment
 from refbert_dist.data.tasks import TaskSpec, task_spec
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
-from refbert_dist.engine.distributed import of_first
 from refbert_dist.errors import RefusedError
 from refbert_dist.models.locate import model_folder
 from refbert_dist.models.teacher import Teacher
-from refbert_dist.stages.answers import answers, teacher_forward
+from refbert_dist.stages.answers import teacher_answers
 from refbert_dist.stages.scores import scores
 
 NAMELESS = re.compile(r"label_\d+")
@@ -66,9 +65,7 @@ def check_teacher(exp: Experiment, teacher: Teacher, device: torch.device) -> di
     spec = task_spec(exp.task.name)
     dev = TokenSet.open(tokens_artifact(exp, "dev"))
     assert dev.labels is not None
-    forward = teacher_forward(teacher, dev, device)
-    # Every process computes it, so that none waits; the first one's figures count, so that all decide the same.
-    logits = of_first(np.concatenate(list(answers(forward, len(dev), exp.evaluate.batch_size))))
+    logits = teacher_answers(exp, teacher, dev, device)
     metric = spec.metrics[0]
     score, baseline = _score(spec, logits, dev.labels), constant_score(spec, dev.labels)
     if score - baseline < required:

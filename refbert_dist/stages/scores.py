@@ -5,28 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
+# Both libraries are imported by the first call: most processes that load this module never score anything.
 
-def _correlation(measure: Callable[..., object]) -> Metric:
+
+def _classification(name: str) -> Metric:
+    def score(labels: np.ndarray, predictions: np.ndarray) -> float:
+        import sklearn.metrics
+
+        return float(getattr(sklearn.metrics, name)(labels, predictions))
+
+    return score
+
+
+def _correlation(name: str) -> Metric:
     def score(labels: np.ndarray, predictions: np.ndarray) -> float:
         # A constant prediction has no correlation with anything; SciPy would answer NaN and warn.
         if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
             return 0.0
-        return float(measure(labels, predictions).statistic)  # type: ignore[attr-defined]
+        import scipy.stats
+
+        return float(getattr(scipy.stats, name)(labels, predictions).statistic)
 
     return score
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": accuracy_score,
-    "f1": f1_score,
-    "mcc": matthews_corrcoef,
-    "pearson": _correlation(pearsonr),
-    "spearman": _correlation(spearmanr),
+    "accuracy": _classification("accuracy_score"),
+    "f1": _classification("f1_score"),
+    "mcc": _classification("matthews_corrcoef"),
+    "pearson": _correlation("pearsonr"),
+    "spearman": _correlation("spearmanr"),
 }
 
 
@@ -39,4 +50,4 @@ def scores(metrics: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> di
     """Every metric of a task for logits ``[N, C]`` and gold labels ``[N]``."""
     predictions = predictions_of(logits)
     gold = labels if logits.shape[1] == 1 else labels.astype(np.int64)
-    return {name: float(METRICS[name](gold, predictions)) for name in metrics}
+    return {name: METRICS[name](gold, predictions) for name in metrics}

@@ -37,8 +37,8 @@ def write_provenance(run_dir: Path | str) -> dict[str, Any]:
     """Append an entry about this start (a run may be continued later, or on another machine) and return it.
 
     The entry holds id, started (ISO 8601), argv, folder (the working directory), commit and dirty (None outside a git
-    checkout), version of this package, versions of the libraries (None if not installed), python, hostname, platform
-    and cpus.
+    checkout), version of this package, versions of the libraries (None if not installed), python, hostname, platform,
+    cpus and slurm_job (None outside a job).
     """
     commit, dirty = source_commit(Path(refbert_dist.__file__).parent)
     entry = {
@@ -48,12 +48,13 @@ def write_provenance(run_dir: Path | str) -> dict[str, Any]:
         "folder": str(Path.cwd()),
         "commit": commit,
         "dirty": dirty,
-        "version": _version("refbert-dist"),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "version": installed_version("refbert-dist"),
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "hostname": platform.node(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
     path = Path(run_dir) / FILE_NAME
     # The jobs of a chain may start at the same moment on several machines.
@@ -83,6 +84,14 @@ def source_commit(folder: Path) -> tuple[str | None, bool | None]:
     return _git(folder, "rev-parse", "HEAD"), None if changes is None else bool(changes)
 
 
+def installed_version(name: str) -> str | None:
+    """Version of an installed package, which is not imported for it; None if it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
@@ -91,10 +100,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cache_worker import start
+from forked import stage, start
 from tiny import tiny_experiment, tiny_values
 
 from launchers.cache import find_damage, items_of, mend
@@ -23,6 +23,7 @@ from refbert_dist import pipeline
 from refbert_dist.artifacts import Artifact
 from refbert_dist.cache.contract import states_artifact
 from refbert_dist.config import Experiment, load_experiment
+from refbert_dist.engine.world import World, free_port
 
 SOAK = int(os.environ.get("REFBERT_SOAK", "0"))
 KILLS = SOAK or 10
@@ -81,6 +82,11 @@ def workers_of(parent: int) -> list[int]:
     return found
 
 
+def join(run_dir: Path, group: int) -> ForkServerProcess:
+    """One of two groups of one process, which know nothing of each other."""
+    return start(World(0, 1, group, group, 2), free_port(), run_dir / "workers.log", stage, "cache-general", run_dir)
+
+
 def wait_for_commits(artifact: Artifact, count: int, alive: Callable[[], bool]) -> None:
     """Until so many more shards are committed, or nobody works any more."""
     goal = len(artifact.committed()) + count
@@ -119,7 +125,7 @@ def test_a_build_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path,
 
     # From here on two groups work, one of which dies every now and then, and another one joins in its place.
     builds = 1
-    workers = [start(run_dir, group) for group in (0, 1)]
+    workers = [join(run_dir, group) for group in (0, 1)]
     while kills < KILLS:
         wait_for_commits(artifact, rng.randint(1, shards // 5), partial(all_alive, workers))
         time.sleep(rng.uniform(0, 0.1))
@@ -137,9 +143,9 @@ def test_a_build_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path,
             assert without_debris(killed) == expected
             builds += 1
             shutil.rmtree(artifact.path)
-            workers = [start(run_dir, group) for group in (0, 1)]
+            workers = [join(run_dir, group) for group in (0, 1)]
         else:
-            workers[group] = start(run_dir, group)
+            workers[group] = join(run_dir, group)
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0, (run_dir / "workers.log").read_text()

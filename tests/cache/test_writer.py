@@ -1,14 +1,11 @@
 """Building the cache: again, after a kill, by one process and by two, where there is no room."""
 
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -21,7 +18,6 @@ from refbert_dist.cache.writer import build_states
 from refbert_dist.config import Experiment, to_yaml
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.engine.distributed import process_group
-from refbert_dist.engine.processes import run_processes, worker_environment
 from refbert_dist.engine.world import World, free_port
 from refbert_dist.errors import UserError
 
@@ -138,8 +134,10 @@ def many_shards(root: Path, name: str) -> Experiment:
     return exp
 
 
-def command(exp: Experiment) -> list[str]:
-    return [sys.executable, "-m", "refbert_dist.worker", "cache-general", str(exp.run.dir / "experiment.yaml")]
+def build(exp: Experiment, processes: int, group_size: int) -> Artifact:
+    """The cache, made by so many processes."""
+    forked.run(processes, exp.run.dir / "logs", forked.stage, "cache-general", exp.run.dir, group_size=group_size)
+    return states_artifact(exp, "general")
 
 
 @pytest.mark.dist
@@ -147,8 +145,7 @@ def test_one_two_or_three_processes_write_the_same_bytes(tmp_path: Path) -> None
     written = {}
     for count in (1, 2, 3):
         exp = many_shards(tmp_path, f"by{count}")
-        run_processes(command(exp), count=count, threads=1, run_dir=exp.run.dir, stage="cache-general", group_size=1)
-        written[count] = data_of(states_artifact(exp, "general"))
+        written[count] = data_of(build(exp, count, group_size=1))
     assert len(written[1]) > 100
     assert written[1] == written[2] == written[3]
 
@@ -157,12 +154,10 @@ def test_one_two_or_three_processes_write_the_same_bytes(tmp_path: Path) -> None
 def test_two_processes_can_hold_one_teacher_together(tmp_path: Path) -> None:
     """ZeRO-3 sums in another order, so the states agree to float32's rounding and then to float16's."""
     alone, together = many_shards(tmp_path, "alone"), many_shards(tmp_path, "together")
-    run_processes(command(alone), count=1, threads=1, run_dir=alone.run.dir, stage="cache-general")
-    run_processes(command(together), count=2, threads=1, run_dir=together.run.dir, stage="cache-general", group_size=2)
-    log = (together.run.dir / "logs" / "cache-general-rank0.log").read_text()
+    one, other = build(alone, 1, group_size=1), build(together, 2, group_size=2)
+    log = (together.run.dir / "logs" / "0.log").read_text()
     here, whole = map(int, re.search(r"over 2 processes: (\d+) of its (\d+) weights", log).groups())
     assert whole > 900_000 and 0.5 * whole <= here < 0.51 * whole
-    one, other = states_artifact(alone, "general"), states_artifact(together, "general")
     assert one.manifest()["ingredients"] == other.manifest()["ingredients"]
     assert list(other.verify(full=True)) == []
     for first, second in zip(one.files("safetensors"), other.files("safetensors"), strict=True):
@@ -176,36 +171,28 @@ def test_two_processes_can_hold_one_teacher_together(tmp_path: Path) -> None:
 @pytest.mark.faults
 def test_one_process_or_two_killed_and_continued_write_the_same_bytes(tmp_path: Path) -> None:
     alone = many_shards(tmp_path, "alone")
-    run_processes(command(alone), count=1, threads=1, run_dir=alone.run.dir, stage="cache-general")
-    expected = data_of(states_artifact(alone, "general"))
-    shards = states_artifact(alone, "general").manifest()["shards"]
+    whole = build(alone, 1, group_size=1)
+    expected, shards = data_of(whole), whole.manifest()["shards"]
 
     killed = many_shards(tmp_path, "killed")
     artifact = states_artifact(killed, "general")
-    with (killed.run.dir / "out.log").open("wb") as log:
-        workers = [
-            subprocess.Popen(
-                command(killed),
-                env={**os.environ, **worker_environment(World(0, 1, group, group, 2), 2, free_port(), 1)},
-                stdout=log,
-                stderr=log,
-            )
-            for group in (0, 1)
-        ]
+    log = killed.run.dir / "killed.log"
+    worlds = [World(0, 1, group, group, 2) for group in (0, 1)]
+    workers = [forked.start(world, free_port(), log, forked.stage, "cache-general", killed.run.dir) for world in worlds]
     try:
         deadline = time.monotonic() + 120
         while len(list(artifact.path.glob("shard-*.json"))) < 6:
-            assert all(worker.poll() is None for worker in workers), (killed.run.dir / "out.log").read_text()
+            assert all(worker.is_alive() for worker in workers), log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.002)
     finally:
         for worker in workers:
-            worker.send_signal(signal.SIGKILL)
-            worker.wait()
+            worker.kill()
+            worker.join()
     standing = {path.name: path.read_bytes() for path in artifact.path.glob("shard-*.json")}
     assert 6 <= len(standing) < shards and not artifact.complete
 
-    run_processes(command(killed), count=2, threads=1, run_dir=killed.run.dir, stage="cache-general", group_size=1)
+    build(killed, 2, group_size=1)
     assert list(artifact.verify(full=True)) == []
     found = data_of(artifact)
     debris = {name for name in found if name not in expected}

@@ -2,41 +2,28 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from refbert_dist.config import Experiment, parse_experiment
+from refbert_dist.config import Experiment, load_experiment, parse_experiment
 from refbert_dist.data.builtin import python_docs_documents
 from refbert_dist.data.tokens import TokenSet, build_tokens, tokens_artifact
 from refbert_dist.data.units import DOCUMENT_BITS
+from refbert_dist.engine.world import World, free_port
 from refbert_dist.errors import RefusedError, UserError
 
 DOCUMENTS = ["\n".join(document.split("\n")[:6]) for document in list(python_docs_documents())[:24]]
 WORDS = sorted({word for document in DOCUMENTS for word in document.split()})
 PER_FILE = 6
-
-BUILD = """
-import os, signal, sys
-from pathlib import Path
-from refbert_dist.config import load_experiment
-from refbert_dist.data.tokens import build_tokens
-from refbert_dist.engine.world import World
-
-experiment, kill_at = Path(sys.argv[1]), int(sys.argv[2])
-
-def progress(samples):
-    if kill_at and samples >= kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-build_tokens(load_experiment(experiment), "corpus", progress, World.from_environment().share_start)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +72,19 @@ def content(exp: Experiment) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def start(exp: Experiment, file: Path, kill_at: int = 0, **environment: str) -> subprocess.Popen[bytes]:
+def build(file: Path, kill_at: int = 0) -> None:
+    """What each of several processes does, until it has so many samples."""
+
+    def progress(samples: int) -> None:
+        if kill_at and samples >= kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    build_tokens(load_experiment(file), "corpus", progress, World.from_environment().share_start)
+
+
+def stored(exp: Experiment, file: Path) -> Path:
     file.write_text(exp.model_dump_json(exclude_unset=True))
-    variables = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **environment}
-    return subprocess.Popen([sys.executable, "-c", BUILD, str(file), str(kill_at)], env=variables)
+    return file
 
 
 def test_every_file_has_shards_and_a_record_of_its_own(model: Path, text: Path, tmp_path: Path) -> None:
@@ -128,11 +124,13 @@ def test_a_killed_preparation_goes_on_after_the_last_whole_file(model: Path, tex
     whole = experiment(model, tmp_path / "whole", text)
     build_tokens(whole, "corpus")
     exp = experiment(model, tmp_path / "cache", text)
-    artifact = tokens_artifact(exp, "corpus")
+    artifact, file = tokens_artifact(exp, "corpus"), stored(exp, tmp_path / "exp.yaml")
     # Each start does this file whole and is killed in the middle of the next. What a dead one claimed comes last.
-    for file in (0, 2):
-        samples = sum(name.startswith(f"file-0000{file}") for name in names_of_samples(whole))
-        assert start(exp, tmp_path / "exp.yaml", kill_at=samples + 1).wait() == -9
+    for number in (0, 2):
+        samples = sum(name.startswith(f"file-0000{number}") for name in names_of_samples(whole))
+        killed = forked.start(World(0, 1, 0), free_port(), tmp_path / "log", build, file, samples + 1)
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL
     standing = {path.name: path.stat().st_mtime_ns for path in artifact.path.glob("file-*.json")}
     assert [name for name in sorted(standing) if name.count("-") == 1] == ["file-00000.json", "file-00002.json"]
     assert {"file-00001-00000.json", "file-00003-00000.json"} <= set(standing)
@@ -147,9 +145,7 @@ def test_three_processes_make_what_one_makes(model: Path, text: Path, tmp_path: 
     whole = experiment(model, tmp_path / "whole", text)
     build_tokens(whole, "corpus")
     exp = experiment(model, tmp_path / "cache", text)
-    places = [{"REFBERT_GROUP": str(group), "REFBERT_GROUPS": "3"} for group in range(3)]
-    running = [start(exp, tmp_path / f"{number}.yaml", **place) for number, place in enumerate(places)]
-    assert [process.wait() for process in running] == [0, 0, 0]
+    forked.run(3, tmp_path / "logs", build, stored(exp, tmp_path / "exp.yaml"), group_size=1)
     assert content(exp) == content(whole)
 
 
@@ -250,13 +246,16 @@ for number in (1, 2):
 """
 
 
+SMALL = 5_000_000
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_memory_does_not_grow_with_the_file(model: Path, tmp_path: Path, ending: str) -> None:
-    """A file of 40 MB needs hardly more than one of 10 MB; its texts and tokens alone would need 60 MB more."""
+    """A file of 20 MB needs hardly more than one of 5 MB; its texts and tokens alone would need 30 MB more."""
     document = " ".join(WORDS[:400])
     per_document = len(document.split())
     files = []
-    for name, size in (("small", 10_000_000), ("large", 40_000_000)):
+    for name, size in (("small", SMALL), ("large", 4 * SMALL)):
         count = size // len(document)
         (tmp_path / name).mkdir()
         path = tmp_path / name / f"text.{ending}"
@@ -278,7 +277,7 @@ def test_memory_does_not_grow_with_the_file(model: Path, tmp_path: Path, ending:
     command = [sys.executable, "-c", MEASURE, *map(str, files)]
     lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     (small, small_kb), (large, large_kb) = ([int(word) for word in line.split()] for line in lines)
-    count = 40_000_000 // len(document)
+    count = 4 * SMALL // len(document)
     words = count * (per_document + (ending == "parquet"))
     assert words < large < 1.03 * words
     assert large > 3.9 * small

@@ -1,4 +1,4 @@
-"""One process of the general distillation of the experiments in the folders argv[1:], one after the other.
+"""One process of the general distillation of several experiments, one after the other, and what befalls it.
 
 What follows ``=`` behind a folder befalls that run, several things divided by commas: ``stop:20`` asks it to end after
 20 steps, ``die:20`` kills it when the checkpoint of step 20 stands, ``tear:20`` in the middle of writing that one;
@@ -6,9 +6,10 @@ What follows ``=`` behind a folder befalls that run, several things divided by c
 """
 
 import contextlib
+import logging
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -94,10 +95,12 @@ def fault(name: str) -> Any:
     return counted[kind](int(number)) if number else plain[kind]()
 
 
-if __name__ == "__main__":
+def work(runs: Sequence[str]) -> None:
+    """Do runs, given as ``FOLDER=FAULTS``, one after the other."""
+    logging.basicConfig(level=logging.WARNING)
     quiet_libraries()
-    for argument in sys.argv[1:]:
-        folder, _, names = argument.partition("=")
+    for run in runs:
+        folder, _, names = run.partition("=")
         with contextlib.ExitStack() as faults, contextlib.suppress(StoppedError):
             for name in filter(None, names.split(",")):
                 faults.enter_context(fault(name))

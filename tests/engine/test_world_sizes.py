@@ -16,8 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import pytest
 import torch
+from distill_worker import work
 from safetensors.torch import load_file
 from tiny import tiny_experiment
 
@@ -25,14 +27,14 @@ from refbert_dist import pipeline
 from refbert_dist.cache.models import general_student
 from refbert_dist.config import Experiment, load_experiment, to_yaml
 from refbert_dist.engine.checkpoint import complete_checkpoints
-from refbert_dist.engine.processes import run_processes, worker_environment
+from refbert_dist.engine.processes import worker_environment
 from refbert_dist.engine.world import World, free_port
 from refbert_dist.errors import UserError
 from refbert_dist.rundir import check_same_experiment
 from refbert_dist.tracking.metrics import read_metrics
 
-WORKER = Path(__file__).with_name("distill_worker.py")
 JOB = "general-refbert"
+ALONE = World(0, 1, 0)
 STEPS = 150
 
 FP32 = 1e-6
@@ -121,8 +123,7 @@ def losses(root: Path) -> Losses:
     for processes, legs in LEGS.items():
         for leg in legs:
             prepared(root, leg.run, f"engine.zero_stage={leg.zero_stage}", f"engine.precision={leg.precision}")
-        argv = [sys.executable, str(WORKER), *(f"{root / leg.run}={leg.faults}" for leg in legs)]
-        run_processes(argv, count=processes, threads=1, run_dir=root / f"{processes} processes", stage="work")
+        forked.run(processes, root / f"{processes} processes", work, [f"{root / leg.run}={leg.faults}" for leg in legs])
     return lambda name: losses_of(root / name)
 
 
@@ -161,8 +162,7 @@ def test_all_skip_a_step_in_which_one_has_a_loss_that_is_not_finite(losses: Loss
     assert [step for step, loss in enumerate(together[:both]) if loss is None] == skipped
     taken = [(a, b) for a, b in zip(together, alone, strict=False) if b is not None]
     assert max(abs(a - b) / abs(b) for a, b in taken) <= FP32
-    (log,) = (root / "2 processes" / "logs").glob("work-rank0.log")
-    assert f" {POISONED}" in log.read_text()
+    assert f" {POISONED}" in (root / "2 processes" / "0.log").read_text()
 
 
 def stretches(root: Path, name: str) -> list[dict[str, object]]:
@@ -226,18 +226,15 @@ def test_the_micro_batch_size_may_not_change(root: Path, losses: Losses) -> None
         prepared(root, "alone", "engine.micro_batch_size=8")
 
 
-def alone_environment() -> dict[str, str]:
-    return {**os.environ, **worker_environment(World(0, 1, 0), 1, free_port(), threads=1)}
-
-
 @pytest.mark.faults
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(root: Path, losses: Losses) -> None:
     run_dir = prepared(root, "killed", "engine.checkpoint_steps=7").run.dir
     checkpoints = run_dir / "checkpoints" / JOB
 
-    def start(fault: str) -> int:
-        command = [sys.executable, str(WORKER), f"{run_dir}={fault}"]
-        return subprocess.run(command, env=alone_environment(), stdout=subprocess.DEVNULL).returncode
+    def start(fault: str) -> int | None:
+        process = forked.start(ALONE, free_port(), root / "killed.log", work, [f"{run_dir}={fault}"])
+        process.join()
+        return process.exitcode
 
     assert start("tear:21") == -signal.SIGKILL
     assert sorted(path.name for path in checkpoints.glob("step-*")) == ["step-14", "step-7"]
@@ -255,8 +252,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(root: Path, 
 def test_sigterm_saves_and_asks_to_be_run_again(root: Path) -> None:
     run_dir = prepared(root, "stopped", "distill.general.steps=100000").run.dir
     command = [sys.executable, "-m", "refbert_dist.worker", "distill-general", str(run_dir / "experiment.yaml")]
+    environment = {**os.environ, **worker_environment(ALONE, 1, free_port(), threads=1)}
     with (run_dir / "out.log").open("wb") as log:
-        process = subprocess.Popen(command, env=alone_environment(), stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     deadline = time.monotonic() + 120
     while not (run_dir / "metrics.jsonl").exists():
         assert process.poll() is None and time.monotonic() < deadline, (run_dir / "out.log").read_text()

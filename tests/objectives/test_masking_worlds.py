@@ -1,18 +1,22 @@
 """Guessing masked tokens on several processes: the head reads word embeddings that ZeRO has spread over them."""
 
 import shutil
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from tiny import tiny_experiment
 
 from refbert_dist import pipeline
-from refbert_dist.config import Experiment, to_yaml
-from refbert_dist.engine.processes import run_processes
+from refbert_dist.config import Experiment, load_experiment, to_yaml
+from refbert_dist.stages.distill import general
 from refbert_dist.tracking.metrics import read_metrics
 
-WORKER = Path(__file__).parents[1] / "engine" / "distill_worker.py"
+
+def distill(run_dirs: list[Path]) -> None:
+    """What each of the processes does."""
+    for run_dir in run_dirs:
+        general(load_experiment(run_dir / "experiment.yaml"))
 
 
 @pytest.mark.dist
@@ -39,8 +43,7 @@ def test_the_loss_is_that_of_one_process_at_every_zero_stage(tmp_path: Path) -> 
         shutil.copytree(alone.cache.dir, exp.cache.dir)
         (exp.run.dir / "experiment.yaml").write_text(to_yaml(exp))
     pipeline.run(alone, ["distill-general"])
-    argv = [sys.executable, str(WORKER), *(str(exp.run.dir) for exp in spread)]
-    run_processes(argv, count=3, threads=1, run_dir=tmp_path, stage="work")
+    forked.run(3, tmp_path / "logs", distill, [exp.run.dir for exp in spread])
     wanted = list(read_metrics(alone.run.dir))
     assert len(wanted) == 12 and wanted[-1]["mlm"] < 0.99 * wanted[0]["mlm"], "it must learn"
     for exp in spread:

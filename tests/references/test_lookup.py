@@ -1,20 +1,20 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 
 from refbert_dist.artifacts import write_json
 from refbert_dist.artifacts.shards import read_sealed, sealed
-from refbert_dist.config import Experiment, parse_experiment
+from refbert_dist.config import Experiment, load_experiment, parse_experiment
 from refbert_dist.data.builtin import python_docs_documents
 from refbert_dist.data.pool import pool_rows
 from refbert_dist.data.tokens import TokenSet, build_tokens, parts, tokens_artifact
+from refbert_dist.engine.world import World
 from refbert_dist.errors import UserError
 from refbert_dist.references import lookup as module
+from refbert_dist.references import vectors
 from refbert_dist.references.guards import refusal
 from refbert_dist.references.lookup import build_neighbours
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
@@ -225,14 +225,10 @@ def test_a_pool_that_is_capped_too_low_names_the_cap(tmp_path: Path) -> None:
         build_neighbours(docs(tmp_path, pool_samples=2), "corpus")
 
 
-WORKER = """
-import sys
-from refbert_dist.config import load_experiment
-from refbert_dist.references import lookup, vectors
-lookup.SHARD_QUERIES, vectors.SHARD_SAMPLES = 50, 80
-group, groups = int(sys.argv[2]), int(sys.argv[3])
-lookup.build_neighbours(load_experiment(sys.argv[1]), "corpus", share_start=lambda items: items * group // groups)
-"""
+def look_up(file: Path) -> None:
+    """What each of the processes does, in small shards."""
+    module.SHARD_QUERIES, vectors.SHARD_SAMPLES = 50, 80
+    build_neighbours(load_experiment(file), "corpus", share_start=World.from_environment().share_start)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -249,11 +245,7 @@ def test_any_number_of_processes_leaves_the_same_bytes(tmp_path: Path, retriever
         exp = docs(root, 12, retriever=retriever, dense_layer=6 if retriever == "dense" else 0, pool_samples=100)
         file = root / "exp.yaml"
         file.write_text(exp.model_dump_json(exclude_unset=True))
-        command = [sys.executable, "-c", WORKER, str(file)]
-        # Threads of several processes on few cores get in each other's way.
-        single = {**os.environ, "OMP_NUM_THREADS": "1"}
-        workers = [subprocess.Popen([*command, str(group), str(groups)], env=single) for group in range(groups)]
-        assert [worker.wait(timeout=240) for worker in workers] == [0] * groups
+        forked.run(groups, root, look_up, file, group_size=1)
         artifact = neighbours_artifact(exp, "corpus")
         assert artifact.manifest()["shards"] >= 4
         found.append(contents(artifact.path))

@@ -10,6 +10,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SANDBOX = HERE.parents[1] / "slurm" / "sandbox"
+pytest.register_assert_rewrite("survivors")
 USABLE = ("idle", "alloc", "mix", "comp", "plnd")
 
 

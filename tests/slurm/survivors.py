@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,9 @@ from refbert_dist.errors import StoppedError
 from refbert_dist.rundir import EXPERIMENT
 
 STAGE = "distill-general"
-BUDGETS = (120, 1000)
-"""Steps; the smallest is taken with which a training that has begun is not over before it can be disturbed."""
-LEAST_S = 4.0
+FIRST_STEPS = 120
+LEAST_S = 5.0
+"""A training must last while several troubles befall it, and not take much longer than that."""
 PATIENCE_S = 120.0
 POLL_INTERVAL_S = 0.1
 TASK = "^[^ ]*/python[^ ]* -u -m submitit"
@@ -95,7 +97,8 @@ class Origin:
     @classmethod
     def make(cls, root: Path) -> Origin:
         """Run it on this machine; the copies for the jobs are without the student."""
-        for steps in BUDGETS:
+        steps, seconds = FIRST_STEPS, 0.0
+        while seconds < LEAST_S:
             exp = tiny_experiment(
                 root, "systems=[refbert]", f"distill.general.steps={steps}", "engine.checkpoint_steps=100000"
             )
@@ -103,8 +106,8 @@ class Origin:
             pipeline.run(exp, ["retrieve", "cache-general"])
             alone = cls(exp, b"").copy(root / f"alone-{steps}")
             pipeline.run(alone, [STAGE], local_launcher(LocalProfile(processes=2, threads=1)))
-            if training_record(general_student(alone, "refbert"))["seconds"] >= LEAST_S:
-                break
+            seconds = training_record(general_student(alone, "refbert"))["seconds"]
+            steps = math.ceil(steps * 1.5 * LEAST_S / seconds)
         return cls(exp, weights(alone))
 
     @property
@@ -145,11 +148,11 @@ class Survivor:
         path = self.exp.run.dir / "metrics.jsonl"
         return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
 
-    def await_training(self, start: int = 0) -> int:
-        """Wait until this start of the job is training; returns the number of steps that are recorded by then."""
-        until(lambda: len(self.starts()) > start, f"start {start}")
+    def await_training(self, start: int = 0) -> None:
+        """Wait until this start of the job is training."""
+        until(lambda: self._hurried() and len(self.starts()) > start, f"start {start} of the job")
         before = len(self.steps())
-        return until(lambda: len(found) if len(found := self.steps()) > before + 2 else 0, "steps")
+        until(lambda: len(self.steps()) > before + 2, "steps")
 
     def starts(self) -> list[Attempt]:
         """Of the job that was submitted last."""
@@ -184,29 +187,48 @@ class Survivor:
         wait = f"until compgen -G '{unfinished}'; do :; done; kill -{name} {self.pid(first)}"
         self.sandbox.exec(first, "timeout", "10", "bash", "-c", wait)
 
+    # -- what befalls it -----------------------------------------------------------------------------------------------
+
+    def endure(self, troubles: Mapping[str, Callable[[Survivor], object]]) -> None:
+        """Let one after the other befall it, each of which ends a start of the job while it is training."""
+        for start, befall in enumerate(troubles.values()):
+            self.await_training(start)
+            befall(self)
+
+    def halt(self) -> None:
+        """Keep it from getting any further, until SLURM ends it: it sends SIGCONT before whatever else."""
+        self.signal(self.nodes()[1], "STOP")
+
+    def limit(self, minutes: int) -> None:
+        """Change the time limit of the job, which is counted from its last start."""
+        self.sandbox.sh("scontrol", "update", f"jobid={self.job_id}", f"timelimit={minutes}")
+
     # -- how it ends ---------------------------------------------------------------------------------------------------
 
     def await_end(self) -> None:
         """Until SLURM has ended it."""
-        until(self._has_ended, "the end of the job")
+        until(lambda: not self._hurried(), "the end of the job")
 
-    def _has_ended(self) -> bool:
+    def _hurried(self) -> bool:
+        """Whether SLURM still has it. The wait of a job that is queued again is made shorter."""
         found = scheduler.queued([self.job_id])
         if found and found[self.job_id].reason == "BeginTime":
-            # The wait of a job that is queued again is made shorter; in the same second the nodes would refuse it.
+            # In the same second the nodes would refuse it.
             self.sandbox.sh("scontrol", "update", f"jobid={self.job_id}", "starttime=now+2seconds", check=False)
-        return not found
+        return bool(found)
 
-    def assert_unharmed(self, *endings: int | None, steps_lost: bool = False) -> None:
+    def assert_unharmed(self, endings: Mapping[str, int | None] | None = None, *, steps_lost: bool = False) -> None:
         """The stage is done as if nothing had been, and every start but the first went on from where it was.
 
         Args:
-            endings: exit codes of the job's starts but the last; None of one that could not tell.
+            endings: what has befallen it, and with which exit code each start but the last ended for it; None where it
+                could not tell.
             steps_lost: whether steps may have been done twice.
         """
         self.await_end()
         assert weights(self.exp) == self.origin.student
-        assert [start.exit_code for start in self.starts()] == [*endings, 0]
+        wanted = [*(endings or {}).items(), (None, 0)]
+        assert list(zip_longest(endings or {}, (start.exit_code for start in self.starts()))) == wanted
         began, *later = log_path(self.exp.run.dir, STAGE, 0).read_text().split("=== ")[1:]
         assert "continues" not in began
         for log in later:

@@ -86,14 +86,6 @@ def test_a_job_of_a_failed_node_runs_again(sandbox, shared_dir):
     sandbox.wait_state(job, "PENDING", timeout_s=10)
 
 
-def test_the_silence_of_a_crashed_node_is_noticed(sandbox, shared_dir):
-    job = submit(sandbox, shared_dir, ONCE_AGAIN, "--nodelist=n4")
-    sandbox.wait_state(job, "RUNNING")
-    sandbox.node("crash", "n4")
-    sandbox.wait_state(job, "PENDING")
-    assert sandbox.sh("sinfo", "-h", "-n", "n4", "-p", "main", "-o", "%t").endswith("*")
-
-
 def test_a_node_that_was_booted_again_has_lost_its_job(sandbox, shared_dir):
     job = submit(sandbox, shared_dir, ONCE_AGAIN, "--nodelist=n4")
     sandbox.wait_state(job, "RUNNING")

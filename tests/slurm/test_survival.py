@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from refbert_dist.config import Experiment
 from refbert_dist.rundir import EXPERIMENT
 
 Start = Callable[..., Survivor]
+Trouble = Callable[[Survivor], object]
 
 
 @pytest.fixture(scope="module")
@@ -44,92 +46,99 @@ def survivor(sandbox: Any, origin: Origin, shared_dir: Path) -> Start:
 # -- told to stop ------------------------------------------------------------------------------------------------------
 
 
-def test_queued_again_by_hand(survivor: Start, sandbox: Any) -> None:
-    job = survivor()
-    job.await_training()
-    sandbox.sh("scontrol", "requeue", job.job_id)
-    job.assert_unharmed(STOPPED)
+def requeue(job: Survivor) -> None:
+    job.halt()
+    job.sandbox.sh("scontrol", "requeue", job.job_id)
 
 
-def test_time_limit(survivor: Start, sandbox: Any) -> None:
-    job = survivor(time_min=1, signal_delay_s=15)
-    job.await_training()
-    # The signal comes within half a minute, before which the training must not be over; with it comes SIGCONT.
-    for node in job.nodes():
-        job.signal(node, "STOP")
-    job.assert_unharmed(STOPPED)
-
-
-@pytest.mark.parametrize("partition", ["main", "rude"], ids=["with_grace", "without_grace"])
-def test_preempted(survivor: Start, sandbox: Any, partition: str) -> None:
-    job = survivor(partition=partition)
-    job.await_training()
-    preemptor = ("--partition=high", "--exclusive", f"--nodelist={','.join(job.nodes())}", "--output=/dev/null")
-    sandbox.sh("sbatch", *preemptor, "--wrap=true")
-    job.assert_unharmed(STOPPED)
-
-
-def test_one_of_two_is_told_and_both_stop(survivor: Start) -> None:
-    job = survivor()
-    job.await_training()
+def tell_one_of_two(job: Survivor) -> None:
     job.signal(job.nodes()[1], "USR2")
-    job.assert_unharmed(STOPPED)
 
 
-def test_signals_to_all_and_to_the_batch_script_too(survivor: Start, sandbox: Any) -> None:
-    job = survivor()
-    job.await_training()
-    sandbox.sh("scancel", "--signal=USR2", job.job_id)
-    job.await_training(start=1)
-    sandbox.sh("scancel", "--signal=USR2", "--full", job.job_id)
-    job.assert_unharmed(STOPPED, STOPPED)
+def tell_all(job: Survivor) -> None:
+    job.sandbox.sh("scancel", "--signal=USR2", job.job_id)
 
 
-def test_a_signal_while_it_saves(survivor: Start, sandbox: Any) -> None:
-    job = survivor("engine.checkpoint_steps=2")
-    for start, signal in enumerate(("USR2", "KILL")):
-        job.await_training(start)
-        job.signal_while_saving(signal)
-    job.assert_unharmed(STOPPED, CRASHED, steps_lost=True)
+def tell_the_batch_script_too(job: Survivor) -> None:
+    job.sandbox.sh("scancel", "--signal=USR2", "--full", job.job_id)
+
+
+def preempt(job: Survivor) -> None:
+    preemptor = ("--partition=high", "--exclusive", f"--nodelist={','.join(job.nodes())}", "--output=/dev/null")
+    job.halt()
+    job.sandbox.sh("sbatch", *preemptor, "--wrap=true")
+
+
+EARLY_MIN = 3
+"""Of a job's time limit: it is told to stop so long before."""
+
+
+def run_out_of_time(job: Survivor) -> None:
+    """A limit so near from the beginning could come before the job is ready, or meet the next start as well."""
+    job.halt()
+    (start,) = (start for start in job.starts() if start.exit_code is None)
+    job.limit(int(time.time() - start.started_at) // 60 + EARLY_MIN)
+    until(lambda: start not in job.starts(), "the end of the start whose time was up")
+    job.limit(60)
+
+
+TOLD: dict[str, Trouble] = {
+    "queued again by hand": requeue,
+    "one of two is told": tell_one_of_two,
+    "all are told": tell_all,
+    "the batch script is told as well": tell_the_batch_script_too,
+    "preempted with a grace": preempt,
+    "time limit": run_out_of_time,
+}
+
+
+def test_told_to_stop_in_every_way(survivor: Start) -> None:
+    job = survivor(signal_delay_s=60 * EARLY_MIN)
+    job.endure(TOLD)
+    job.assert_unharmed(dict.fromkeys(TOLD, STOPPED))
 
 
 # -- lost --------------------------------------------------------------------------------------------------------------
 
 
-def test_one_of_two_is_killed(survivor: Start) -> None:
-    job = survivor("engine.checkpoint_steps=5")
+def kill_one_of_two(job: Survivor) -> None:
     until(job.checkpoints, "a checkpoint")
     job.signal(job.nodes()[1], "KILL")
-    job.assert_unharmed(CRASHED, steps_lost=True)
 
 
-def test_a_node_is_given_up_whose_processes_live_on(survivor: Start, sandbox: Any) -> None:
-    job = survivor()
+LOST: dict[str, tuple[Trouble, int | None]] = {
+    "one of two is killed": (kill_one_of_two, CRASHED),
+    "told while it saves": (lambda job: job.signal_while_saving("USR2"), STOPPED),
+    "killed while it saves": (lambda job: job.signal_while_saving("KILL"), CRASHED),
+    "preempted without a grace": (preempt, STOPPED),
+}
+
+
+def test_killed_and_disturbed_while_it_saves(survivor: Start) -> None:
+    job = survivor("engine.checkpoint_steps=10", partition="rude")
+    job.endure({name: befall for name, (befall, _) in LOST.items()})
+    job.assert_unharmed({name: ending for name, (_, ending) in LOST.items()}, steps_lost=True)
+
+
+def test_nodes_fail(survivor: Start, sandbox: Any) -> None:
+    job = survivor("engine.checkpoint_steps=10")
     job.await_training()
     first = job.nodes()[0]
+    # A daemon that comes back finds its job again.
+    sandbox.node("kill-slurmd", first)
+    sandbox.node("start-slurmd", first)
+
+    # A node is given up whose processes live on.
     job.signal_script(first, "STOP")
     sandbox.node("kill-slurmd", first)
     sandbox.sh("scontrol", "update", f"nodename={first}", "state=down", "reason=test")
     job.await_training(start=1)
     # It wakes up to processes that have ended, and would have a job queued again that runs elsewhere by now.
     job.signal_script(first, "CONT")
-    job.assert_unharmed(STOPPED)
 
-
-def test_a_node_crashes(survivor: Start, sandbox: Any) -> None:
-    job = survivor("engine.checkpoint_steps=5")
     until(job.checkpoints, "a checkpoint")
     sandbox.node("crash", job.nodes()[1])
-    job.assert_unharmed(CRASHED, steps_lost=True)
-
-
-def test_the_daemon_of_a_node_is_killed_and_comes_back(survivor: Start, sandbox: Any) -> None:
-    job = survivor()
-    job.await_training()
-    first = job.nodes()[0]
-    sandbox.node("kill-slurmd", first)
-    sandbox.node("start-slurmd", first)
-    job.assert_unharmed()
+    job.assert_unharmed({"a node is given up": STOPPED, "a node crashes": CRASHED}, steps_lost=True)
 
 
 # -- not to be continued -----------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Reports: what a run has left, as one page with plots that opens anywhere, offline."""
