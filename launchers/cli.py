@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from launchers.execute import execute, show_informativeness, show_run, show_scores
+from launchers.options import DryRun, ExperimentFile, On, Overrides, Profiled, RunDir, Wait, Where
 
 if TYPE_CHECKING:
     from refbert_dist.config import Experiment
@@ -27,32 +29,7 @@ distill_app = typer.Typer(help="Train students.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 app.add_typer(distill_app, name="distill")
 
-ExperimentFile = Annotated[Path, typer.Argument(metavar="EXP.yaml", help="Experiment file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Overrides, such as student.layers=3.")
-]
-On = Annotated[
-    str, typer.Option("--on", metavar="PROFILE", help="Where to run: local, in-process, or a profile's YAML file.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print configuration, plan and sizes; start nothing.")]
-
-Profiled = Annotated[
-    bool,
-    typer.Option("--profile", help="Report where the time of training steps goes; the same as engine.profile=true."),
-]
-Wait = Annotated[bool, typer.Option("--wait", help="On a cluster: stay until the jobs have ended.")]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run.")]
-
 DEMO = Path(__file__).with_name("demo.yaml")
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where a command runs, and how far."""
-
-    on: str = "local"
-    dry_run: bool = False
-    wait: bool = False
 
 
 def _experiment(path: Path, overrides: list[str] | None) -> Experiment:
@@ -61,79 +38,7 @@ def _experiment(path: Path, overrides: list[str] | None) -> Experiment:
     return load_experiment(path, overrides or ())
 
 
-def _execute(exp: Experiment, targets: tuple[str, ...], where: Where) -> bool:
-    """Run what ``targets`` need; False when that was only planned, or has only been submitted."""
-    from rich.console import Console
-
-    from launchers.profile import LocalProfile, load_profile
-
-    profile = load_profile(where.on)
-    console = Console()
-    if where.dry_run:
-        from launchers.plan import show_plan
-
-        show_plan(exp, targets, profile, console)
-        return False
-    if not isinstance(profile, LocalProfile):
-        from launchers.cluster.launch import launch, wait
-
-        launch(exp, targets, profile, console)
-        if where.wait:
-            wait(exp, targets)
-        return where.wait
-    from launchers.cluster.chain import check_not_live
-    from launchers.local import local_launcher
-    from refbert_dist import pipeline
-
-    check_not_live(exp.run.dir)
-    errors = Console(stderr=True)
-    ran = pipeline.run(
-        exp,
-        targets,
-        local_launcher(profile),
-        lambda stage, number, count: errors.print(f"[{number}/{count}] {stage.name}: {stage.title}", markup=False),
-    )
-    if not ran:
-        console.print(f"nothing to do: everything that {', '.join(targets)} needs is in {exp.run.dir}")
-    return True
-
-
 # -- the stages --------------------------------------------------------------------------------------------------------
-
-
-def _show_results(exp: Experiment) -> None:
-    from rich.console import Console
-
-    from launchers.tables import show_results
-
-    show_results(exp, Console(width=None if sys.stdout.isatty() else 160))
-
-
-def _show_neighbours(exp: Experiment) -> None:
-    from rich.console import Console
-
-    from launchers.tables import show_neighbours
-    from refbert_dist.data.tokens import parts
-    from refbert_dist.references.neighbours import neighbours_artifact
-
-    show_neighbours([neighbours_artifact(exp, part).manifest() for part in parts(exp)], Console())
-
-
-def _show_run(exp: Experiment) -> None:
-    from rich.console import Console
-
-    from launchers.tables import show_paths
-    from refbert_dist.rundir import is_search
-
-    if is_search(exp.run.dir):
-        from launchers.search import show_front
-        from tune.trial import stored_search
-
-        show_front(stored_search(exp.run.dir), Console())
-        return
-    if exp.task:
-        _show_results(exp)
-    show_paths(exp, Console(width=None if sys.stdout.isatty() else 160))
 
 
 def _stages(
@@ -162,20 +67,20 @@ def _stages(
             raise UserError(
                 f"{path} has nothing for {' or '.join(targets)}; add the corpus or task section it works on"
             )
-        if _execute(exp, wanted, Where(on, dry_run, wait)):
+        if execute(exp, wanted, Where(on, dry_run, wait)):
             show(exp)
 
     group.command(name, help=text)(command)
 
 
-_stages(app, "run", ("export",), "Run all stages; a second time only what is missing.", _show_run)
+_stages(app, "run", ("export",), "Run all stages; a second time only what is missing.", show_run)
 _stages(app, "prepare", ("prepare",), "Turn text into token shards.")
 _stages(
     app,
     "retrieve",
     ("retrieve",),
     "Find the neighbours of every sample, and show how much they tell.",
-    _show_neighbours,
+    show_informativeness,
 )
 _stages(
     cache_app,
@@ -196,7 +101,7 @@ _stages(
     "evaluate",
     ("evaluate",),
     "Score teacher and students on the task's dev rows; prints the table.",
-    _show_results,
+    show_scores,
 )
 _stages(app, "export", ("export",), "Write the model folder: weights, tokenizer, references.")
 
@@ -205,8 +110,8 @@ _stages(app, "export", ("export",), "Write the model folder: weights, tokenizer,
 def demo(overrides: Overrides = None, on: On = "local", dry_run: DryRun = False, wait: Wait = False) -> None:
     """The whole pipeline on data that ships with Python, offline."""
     exp = _experiment(DEMO, overrides)
-    if _execute(exp, ("export",), Where(on, dry_run, wait)):
-        _show_run(exp)
+    if execute(exp, ("export",), Where(on, dry_run, wait)):
+        show_run(exp)
 
 
 @app.command()
@@ -239,12 +144,12 @@ def tune(
         require_begun(search)
     if export_best:
         exp = best_experiment(search, choose(search, pick))
-        if _execute(exp, ("export",), where):
-            _show_run(exp)
+        if execute(exp, ("export",), where):
+            show_run(exp)
     elif dry_run:
         show_search(search, on, Console())
-    elif _execute(exp := begin(search), (STAGE,), where):
-        _show_run(exp)
+    elif execute(exp := begin(search), (STAGE,), where):
+        show_run(exp)
 
 
 # -- runs that go on elsewhere -----------------------------------------------------------------------------------------
@@ -295,8 +200,8 @@ def resume(run_dir: RunDir, dry_run: DryRun = False, wait: Wait = False) -> None
 
     exp, targets, on = last_start(run_dir)
     with contextlib.chdir(started_in(run_dir)):
-        if _execute(exp, targets, Where(on, dry_run, wait)):
-            _show_run(exp)
+        if execute(exp, targets, Where(on, dry_run, wait)):
+            show_run(exp)
 
 
 @app.command()

@@ -55,12 +55,10 @@ def show_front(search: Search, console: Console) -> None:
     rows = read_json(search.experiment.run.dir / "results.json")
     scored = [row for row in rows if row["metric"] == leading]
     front = sorted((row for row in scored if row["on_front"]), key=lambda row: -row["score"])
-    answer = f"{'Pareto front of' if len(objectives) > 1 else 'best'} {', '.join(each.name for each in objectives)}"
-    table = Table(
-        title=f"{search.experiment.task.name}, {front[0]['n']} held-out rows: {answer}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    kind, names = "Pareto front of" if len(objectives) > 1 else "best", ", ".join(each.name for each in objectives)
+    title = f"{search.experiment.task.name}, {front[0]['n']} held-out rows: {kind} {names}"
+    console.print(title, highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("trial")
     for name in search.space:
         table.add_column(name.rpartition(".")[2], justify="right")

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,13 @@ class RayTrial(tune.Trainable):  # type: ignore[misc]
 
 @contextmanager
 def _stopping_with(path: Path) -> Iterator[None]:
-    """While inside, the appearance of a file is a SIGTERM for this process, upon which a trial saves and ends."""
+    """While inside, the appearance of a file is a SIGINT for this process, upon which a trial saves and ends."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(STOP_POLL_S):
             if path.exists():
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGINT)
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -220,7 +220,7 @@ def run_trials(search: Search, ledger: Ledger, run_dir: Path, signals: StopFlag)
         StoppedError: a signal came; the trials have saved.
         RefusedError: trials do nothing but fail.
     """
-    fitting = _check_resources(search)
+    fitting = trials_at_once(search, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     stop_file, scratch = run_dir / STOP_FILE, run_dir / ".ray"
     stop_file.unlink(missing_ok=True)
     config = {RUN_DIR: str(run_dir.resolve()), SHARES: list(search.shares), THREADS: search.trial.threads}
@@ -285,9 +285,11 @@ def _scheduler(search: Search) -> TrialScheduler:
     )
 
 
-def _check_resources(search: Search) -> int:
-    """Trials that fit here at once; refuse what would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def trials_at_once(search: Search, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Trials that fit at once on nodes with these resources (``CPU``, ``GPU``).
+
+    Raises :class:`UserError` for what would wait for ever.
+    """
     cpus, gpus = (max(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
     if search.trial.cores > cpus:
         raise UserError(

@@ -19,7 +19,7 @@ from tune.figures import Gate
 from tune.front import objectives_of
 from tune.records import ENDED, Rung, State, Trial, read_trials, save_trial
 from tune.sampling import Sampler
-from tune.space import Point
+from tune.space import Point, grid_size
 
 HOPELESS = 3
 """Trials that have failed, before any was scored, after which the search is ended."""
@@ -56,8 +56,8 @@ class Ledger:
 
     @property
     def left(self) -> int:
-        """Trials that are still to be started, if the space has so many points."""
-        return len(self._waiting) + max(0, self.search.look.trials - len(self.trials))
+        """Trials that are still to be started, if so many points may be tried."""
+        return len(self._waiting) + max(0, total(self.search) - len(self.trials))
 
     def next(self) -> Trial | None:
         """The trial to start; None when there are enough, or no more points."""
@@ -126,6 +126,11 @@ class Ledger:
                 f"the first {len(failed)} trials failed, and so the search is ended; "
                 f"trial {failed[0].name}: {failed[0].error}"
             )
+
+
+def total(search: Search) -> int:
+    """Trials that there will be at most: as many as were asked for, or as the space has points."""
+    return min(search.look.trials, grid_size(search) or search.look.trials)
 
 
 def require_points(search: Search) -> None:

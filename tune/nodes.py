@@ -23,7 +23,7 @@ from refbert_dist.artifacts import make_folder
 from refbert_dist.engine.processes import tied_to_parent
 from refbert_dist.engine.stop import StopFlag
 from refbert_dist.engine.world import World
-from refbert_dist.errors import RefusedError, StoppedError
+from refbert_dist.errors import StoppedError
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Only small dictionaries go through it; by default Ray would take a third of the machine's memory."""
@@ -49,10 +49,10 @@ ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def gathered(run_dir: Path, world: World) -> Iterator[None]:
+def gathered(run_dir: Path, world: World, signals: StopFlag) -> Iterator[None]:
     """Ray over all nodes of the job, started by its first process.
 
-    Raises :class:`RefusedError` where nodes stay away.
+    Raises RuntimeError where nodes stay away.
     """
     token = secrets.token_hex(32)
     os.environ.update(ENVIRONMENT | {"RAY_AUTH_TOKEN": token})
@@ -60,10 +60,13 @@ def gathered(run_dir: Path, world: World) -> Iterator[None]:
     from tune import driver
 
     invitation = _invitation(run_dir)
-    with (
-        _short_folder() as temporary,
-        driver.started(_cores(), OBJECT_STORE_BYTES, temporary, world.size == 1) as address,
-    ):
+    with contextlib.ExitStack() as around:
+        temporary = around.enter_context(_short_folder())
+        with _deaf():
+            ray = driver.started(_cores(), OBJECT_STORE_BYTES, temporary, world.size == 1)
+            address = around.enter_context(ray)
+            # Ray dies of them with a trace of its stack.
+            signals.renew()
         try:
             if world.size > 1:
                 _write_secret(invitation, json.dumps({"address": address, "token": token}))
@@ -77,7 +80,7 @@ def lend(run_dir: Path, world: World, signals: StopFlag) -> None:
     """Let the first process of the job run trials on this node until it has no more of them.
 
     Raises:
-        RefusedError: the first process never called, or Ray crashed here.
+        RuntimeError: the first process never called, or Ray crashed here.
         StoppedError: a signal came; the trials have saved.
     """
     invitation = _invitation(run_dir)
@@ -87,7 +90,7 @@ def lend(run_dir: Path, world: World, signals: StopFlag) -> None:
         argv = [sys.executable, "-m", "ray.scripts.scripts", "start", *words]
         argv += ["--object-store-memory", str(OBJECT_STORE_BYTES)]
         log = (run_dir / "logs" / f"ray-node-{world.rank}.log").open("wb")
-        with log:
+        with log, _deaf():
             process = subprocess.Popen(
                 tied_to_parent(argv),
                 stdin=subprocess.DEVNULL,
@@ -103,9 +106,22 @@ def lend(run_dir: Path, world: World, signals: StopFlag) -> None:
         finally:
             _end(process)
     if lost:
-        raise RefusedError(f"Ray ended on node {world.rank} of the search; see {log.name}")
+        raise RuntimeError(f"Ray ended on node {world.rank} of the search; see {log.name}")
     if signals.requested:
         raise StoppedError("the search was stopped; run the same command again to continue")
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started inside never hears that it should stop: Ray's daemons must outlive the saving of their trials.
+
+    SLURM tells all processes of a job at once. For this process the signals are only put off.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cores() -> int:
@@ -142,7 +158,7 @@ def _read_when_there(path: Path) -> str:
     deadline = time.monotonic() + MEETING_S
     while not path.exists():
         if time.monotonic() > deadline:
-            raise RefusedError(f"the first node of the search did not call within {MEETING_S:.0f} s; see its log")
+            raise RuntimeError(f"the first node of the search did not call within {MEETING_S:.0f} s; see its log")
         time.sleep(POLL_S)
     return path.read_text(encoding="utf-8")
 
@@ -151,12 +167,12 @@ def _await_nodes(alive: Callable[[], int], count: int) -> None:
     deadline = time.monotonic() + MEETING_S
     while (there := alive()) < count:
         if time.monotonic() > deadline:
-            raise RefusedError(f"only {there} of {count} nodes came together within {MEETING_S:.0f} s; see their logs")
+            raise RuntimeError(f"only {there} of {count} nodes came together within {MEETING_S:.0f} s; see their logs")
         time.sleep(POLL_S)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+    process.send_signal(signal.SIGINT)
     try:
         process.wait(GRACE_S)
     except subprocess.TimeoutExpired:

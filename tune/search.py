@@ -19,7 +19,7 @@ from tune import nodes
 from tune.config import Search
 from tune.figures import Gate, Stopwatch
 from tune.front import objectives_of, pareto_front
-from tune.ledger import Ledger, require_points
+from tune.ledger import Ledger, require_points, total
 from tune.records import ENDED, Trial, finished, read_trials, trial_folder
 from tune.report import write_search_report
 from tune.space import check_space, grid, shared_experiment
@@ -91,14 +91,13 @@ def run(exp: Experiment) -> dict[str, Any]:
             nodes.lend(run_dir, world, signals)
             return {}
         search = stored_search(run_dir)
-        with Progress(STAGE, search.look.trials, "trials", run_dir) as progress, MetricsLog(run_dir) as metrics:
+        with Progress(STAGE, total(search), "trials", run_dir) as progress, MetricsLog(run_dir) as metrics:
             ledger = _ledger(search, exp, progress, metrics)
             # The other nodes wait to be called, even if only to hear that nothing is left to do.
             if ledger.left or world.size > 1:
-                with nodes.gathered(run_dir, world):
+                with nodes.gathered(run_dir, world, signals):
                     from tune.driver import run_trials
 
-                    signals.renew()
                     with signals.deferred():
                         run_trials(search, ledger, run_dir, signals)
     rows = write_results(search, run_dir)

@@ -31,6 +31,8 @@ class StopFlag:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._handle)
+            # Whoever started this process may have blocked them for itself, which is inherited.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return self
 
     def renew(self) -> None:

@@ -60,12 +60,12 @@ def check_teacher(exp: Experiment, teacher: Teacher, device: torch.device) -> di
     """
     assert exp.task is not None
     required = exp.task.min_teacher_gain
-    if required is None:
-        return None
     spec = task_spec(exp.task.name)
     dev = TokenSet.open(tokens_artifact(exp, "dev"))
     assert dev.labels is not None
     logits = teacher_answers(exp, teacher, dev, device)
+    if required is None:
+        return None
     metric = spec.metrics[0]
     score, baseline = _score(spec, logits, dev.labels), constant_score(spec, dev.labels)
     if score - baseline < required:

@@ -60,6 +60,16 @@ def test_word_overlap_alone_does_not_give_the_label() -> None:
     assert sum(value > median for value in overlap[0]) > 0.2 * len(overlap[0])
 
 
+def test_held_out_topics_are_none_of_train_and_none_of_dev() -> None:
+    def passages(rows: list[tuple[str, str, int]]) -> set[str]:
+        return {passage for row in rows for passage in row[:2]}
+
+    (_, dev), (less, held) = same_topic_task(3), same_topic_task(3, 0.25)
+    assert (passages(less) | passages(held)).isdisjoint(passages(dev))
+    assert passages(less).isdisjoint(passages(held))
+    assert 0.15 < len(held) / (len(held) + len(less)) <= 0.26
+
+
 def test_the_same_seed_gives_the_same_rows_in_another_process() -> None:
     program = (
         "from refbert_dist.artifacts import hash_strings\n"

