@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from refbert_dist.config import Experiment, parse_model, read_yaml
-from refbert_dist.config.load import apply_overrides
+from refbert_dist.config.load import apply_overrides, check_value
 from refbert_dist.config.section import NonNegative, Positive, Rate, Section
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.errors import UserError, did_you_mean
@@ -30,7 +30,7 @@ class Range(Section):
     high: float
     """Largest value."""
     step: Rate | None = None
-    """Distance of neighbouring values; ``null``: any number between."""
+    """Distance of neighbouring values; ``null``: any number between, of a field of whole numbers any whole one."""
     log: bool = False
     """Draw evenly over orders of magnitude; not with ``step``."""
 
@@ -56,7 +56,8 @@ class Limits(Section):
     """Matrix products of a forward pass on one text of ``task.max_length`` tokens, in 10^9 operations; references are
     projected beforehand, as in an exported model."""
     latency_ms: Rate | None = None
-    """Median of a forward pass, timed as ``evaluate`` does, on the machine of the search before anything is trained."""
+    """Median of a forward pass of ``evaluate.latency_batch_size`` held-out texts, timed on the machine of the search
+    before anything is trained."""
 
 
 class Look(Section):
@@ -131,6 +132,21 @@ class Search(Section):
     trial: TrialConfig = TrialConfig()
     """What a trial gets of the machine."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_steps(cls, data: Any) -> Any:
+        """Between whole numbers of a field that takes no others lie only whole ones."""
+        space = data.get("space") if isinstance(data, dict) else None
+        if not isinstance(space, dict):
+            return data
+        stepped = {
+            name: {"step": 1, **values}
+            if isinstance(values, dict) and not values.get("log") and _is_whole(name)
+            else values
+            for name, values in space.items()
+        }
+        return {**data, "space": stepped}
+
     @model_validator(mode="after")
     def _scored_on_held_out_rows(self) -> Search:
         task = self.experiment.task
@@ -172,6 +188,18 @@ class Search(Section):
     def shares(self) -> tuple[float, ...]:
         """Shares of the general stage after which a trial is scored; the last is all of it."""
         return (*self.halving.rungs, 1.0)
+
+
+def _is_whole(name: str) -> bool:
+    try:
+        check_value(name, 1)
+    except UserError:
+        return False
+    try:
+        check_value(name, 1.5)
+    except UserError:
+        return True
+    return False
 
 
 def load_search(path: str | Path, overrides: Iterable[str] = ()) -> Search:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
-from typing import Any
 
 from refbert_dist.config import Experiment
 from refbert_dist.costs.work import classifier_parameters, forward, student_shape
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.errors import UserError
 from refbert_dist.models.locate import teacher_info
-from refbert_dist.tracking.files import read_json_or_none, replace_json
-from tune.config import Limits, Search
-from tune.space import Point, experiment_at, shared_experiment
+from tune.config import RATIO, Limits, Search
+from tune.space import Point, experiment_at, shared_experiment, values_of
 
 Figures = dict[str, float]
+TIMED = {
+    *("student.layers", "student.hidden", "student.heads", "student.intermediate", RATIO),
+    *("references.count", "references.max_length"),
+}
+"""What the time of a forward pass depends on."""
 
 
 def shape_figures(exp: Experiment) -> Figures:
@@ -34,23 +38,24 @@ class Gate:
 
     Args:
         search: space and limits.
-        stopwatch: None does not time shapes, as long as nothing is there to time them with.
+        latencies_ms: of shapes, by name; None as long as nothing has been timed.
     """
 
-    def __init__(self, search: Search, stopwatch: Stopwatch | None = None) -> None:
+    def __init__(self, search: Search, latencies_ms: Mapping[str, float] | None = None) -> None:
         self._limits = search.limits
         self._shared = shared_experiment(search)
-        self._stopwatch = stopwatch if search.times_shapes else None
+        self._latencies_ms = latencies_ms
 
     def experiment(self, point: Point) -> Experiment:
         """What is trained at a point. Raises UserError where its values do not go together."""
         return experiment_at(self._shared, point)
 
     def figures(self, exp: Experiment) -> Figures:
-        """Of a shape; it is timed only where nothing else rules it out."""
+        """Of a shape."""
         figures = shape_figures(exp)
-        if self._stopwatch and not excess(figures, self._limits):
-            figures["latency_ms"] = self._stopwatch.latency_ms(exp)
+        # A shape that something else rules out was not timed.
+        if self._latencies_ms and shape_name(exp) in self._latencies_ms:
+            figures["latency_ms"] = self._latencies_ms[shape_name(exp)]
         return figures
 
     def __call__(self, point: Point) -> str | None:
@@ -70,42 +75,27 @@ def excess(figures: Mapping[str, float], limits: Limits) -> str | None:
     return None
 
 
-class Stopwatch:
-    """Times shapes with random weights beside the teacher, and remembers: ``RUN_DIR/latency.json``.
+def timed_shapes(search: Search) -> dict[str, Experiment]:
+    """An experiment of each shape whose forward pass is to be timed: those below the other limits.
 
-    A shape is timed as ``evaluate`` does it. Trials may be running meanwhile; so what counts is how many times faster
-    than the teacher a shape is, in passes that take turns, times the teacher's own time, which is taken first, before
-    anything runs.
+    Raises :class:`UserError` where there are endless many.
     """
-
-    def __init__(self, shared: Experiment) -> None:
-        self._path = shared.run.dir / "latency.json"
-        self._known: dict[str, Any] = read_json_or_none(self._path) or {}
-        self._shared = shared
-
-    def time_teacher(self) -> None:
-        """Take the teacher's time, on a machine that does nothing else, unless it is known."""
-        from tune.timing import teacher_ms
-
-        if "teacher_ms" not in self._known:
-            self._note("teacher_ms", teacher_ms(self._shared))
-
-    def latency_ms(self, exp: Experiment) -> float:
-        """Median of one forward pass of ``evaluate.latency_batch_size`` held-out texts, milliseconds."""
-        from tune.timing import ratio_to_teacher
-
-        key = " ".join(f"{name}={value}" for name, value in _timed(exp).items())
-        if key not in self._known:
-            self._note(key, ratio_to_teacher(exp))
-        return float(self._known["teacher_ms"] / self._known[key])
-
-    def _note(self, key: str, value: float) -> None:
-        self._known[key] = value
-        replace_json(self._path, self._known)
+    chosen = {
+        name: values_of(name, dimension, "so that not all shapes can be timed beforehand")
+        for name, dimension in search.space.items()
+        if name in TIMED
+    }
+    gate, found = Gate(search), {}
+    for values in itertools.product(*chosen.values()):
+        point = dict(zip(chosen, values, strict=True))
+        if gate(point) is None:
+            exp = gate.experiment(point)
+            found[shape_name(exp)] = exp
+    return found
 
 
-def _timed(exp: Experiment) -> dict[str, Any]:
-    """What a forward pass depends on."""
-    student = exp.student
-    shape = {name: getattr(student, name) for name in ("layers", "hidden", "heads", "intermediate")}
-    return shape | {"references": exp.references.count, "length": exp.references.max_length}
+def shape_name(exp: Experiment) -> str:
+    """All that the time of a forward pass depends on."""
+    student, references = exp.student, exp.references
+    reads = f", reads {references.count} x {references.max_length}" if references.count else ""
+    return f"{student.layers} x {student.hidden} / {student.heads}, {student.intermediate}{reads}"

@@ -17,12 +17,13 @@ from refbert_dist.tracking.metrics import MetricsLog
 from refbert_dist.tracking.progress import Progress
 from tune import nodes
 from tune.config import Search
-from tune.figures import Gate, Stopwatch
+from tune.figures import Gate, timed_shapes
 from tune.front import objectives_of, pareto_front
 from tune.ledger import Ledger, require_points, total
 from tune.records import ENDED, Trial, finished, read_trials, trial_folder
 from tune.report import write_search_report
 from tune.space import check_space, grid, shared_experiment
+from tune.timing import time_shapes
 from tune.trial import rung_folder, stored_search
 
 STAGE = "search"
@@ -35,7 +36,7 @@ def check(search: Search) -> None:
     check_space(search)
     if search.look.algorithm == "grid":
         next(grid(search))
-    if search.times_shapes and not search.experiment.evaluate.latency_repeats:
+    if search.times_shapes and timed_shapes(search) and not search.experiment.evaluate.latency_repeats:
         raise UserError(
             "experiment.evaluate.latency_repeats is 0, but latency_ms is an objective or a limit; set it to 15, say"
         )
@@ -109,9 +110,7 @@ def run(exp: Experiment) -> dict[str, Any]:
 
 def _ledger(search: Search, exp: Experiment, progress: Progress, metrics: MetricsLog) -> Ledger:
     told = 0
-    stopwatch = Stopwatch(exp)
-    if search.times_shapes:
-        stopwatch.time_teacher()
+    latencies_ms = time_shapes(search, exp) if search.times_shapes else None
 
     def changed(ledger: Ledger) -> None:
         nonlocal told
@@ -122,7 +121,7 @@ def _ledger(search: Search, exp: Experiment, progress: Progress, metrics: Metric
             told = ended
             metrics.write(STAGE, STAGE, ended, numbers)
 
-    ledger = Ledger(search, exp.run.dir, Gate(search, stopwatch), changed)
+    ledger = Ledger(search, exp.run.dir, Gate(search, latencies_ms), changed)
     changed(ledger)
     return ledger
 

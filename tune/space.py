@@ -127,14 +127,13 @@ def grid_size(search: Search) -> int | None:
     return size
 
 
-def values_of(name: str, dimension: Dimension) -> tuple[Any, ...]:
-    """All values of a dimension; UserError for one that has endless many."""
+def values_of(name: str, dimension: Dimension, consequence: str = "which a grid cannot go through") -> tuple[Any, ...]:
+    """All values of a dimension; UserError, with what follows from it, for one that has endless many."""
     if not isinstance(dimension, Range):
         return dimension
     if dimension.step is None:
         raise UserError(
-            f"space.{name} is any number from {dimension.low:g} to {dimension.high:g}, which a grid cannot go through; "
-            "give it a step"
+            f"space.{name} is any number from {dimension.low:g} to {dimension.high:g}, {consequence}; give it a step"
         )
     count = int((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
     return tuple(as_number(dimension.low + index * dimension.step) for index in range(count))

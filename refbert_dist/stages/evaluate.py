@@ -49,7 +49,7 @@ def run(exp: Experiment) -> dict[str, Any]:
         forwards[system] = _student_forward(student, setting, system, dev, device)
         parameters[system] = _parameters(student)
         budgets[system] = training_record(folders[system])
-    timing = latencies(exp, setting, students, dev, device) if exp.evaluate.latency_repeats else None
+    timing = latencies(exp, setting, students, dev) if exp.evaluate.latency_repeats else None
 
     rows: list[dict[str, Any]] = []
     metrics = MetricsLog(exp.run.dir)
@@ -99,15 +99,23 @@ class Timing:
         return dict(zip(self.COLUMNS, values, strict=True))
 
 
-def latencies(
-    exp: Experiment, setting: Setting, students: Mapping[SystemName, Any], dev: TokenSet, device: torch.device
-) -> Timing:
-    """Median forward time of every system on the same dev rows, references projected beforehand as in the export.
+def latencies(exp: Experiment, setting: Setting, students: Mapping[SystemName, Any], dev: TokenSet) -> Timing:
+    """Median forward time of every system on the same dev rows."""
+    calls, samples = timed_passes(exp, setting, students, dev)
+    seconds = median_latencies(calls, exp.evaluate.latency_repeats)
+    return Timing(seconds, len(samples), int(dev.lengths[samples].max()))
 
-    Network only: looking the references up and reading them from disk is not in it.
+
+def timed_passes(
+    exp: Experiment, setting: Setting, students: Mapping[SystemName, Any], dev: TokenSet
+) -> tuple[dict[str, Callable[[], object]], np.ndarray]:
+    """A forward pass of every system on the same dev rows, ready to be timed, and these rows.
+
+    References are projected beforehand as in the export. Network only: looking the references up and reading them from
+    disk is not in it.
     """
     samples = np.arange(min(len(dev), exp.evaluate.latency_batch_size))
-    batch = to_device(token_batch(dev, samples, setting.teacher.pad_token_id), device)
+    batch = to_device(token_batch(dev, samples, setting.teacher.pad_token_id), setting.device)
     calls: dict[str, Callable[[], object]] = {"teacher": partial(setting.teacher.logits, **batch)}
     for system, student in students.items():
         inputs: dict[str, Any] = dict(batch)
@@ -119,9 +127,7 @@ def latencies(
             inputs |= {"reference_keys": keys, "reference_values": values, "references_projected": True}
             inputs["reference_mask"] = given["reference_mask"]
         calls[system] = partial(student, **inputs)
-    with torch.inference_mode():
-        seconds = median_latencies(calls, exp.evaluate.latency_repeats)
-    return Timing(seconds, len(samples), int(dev.lengths[samples].max()))
+    return {name: torch.inference_mode()(call) for name, call in calls.items()}, samples
 
 
 def _student_forward(

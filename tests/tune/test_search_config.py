@@ -38,6 +38,13 @@ def test_an_experiment_can_stand_in_the_search_file(tmp_path: Path) -> None:
     assert search.experiment.references.count == 2
 
 
+def test_between_whole_numbers_lie_whole_numbers(tmp_path: Path) -> None:
+    space = {"student.hidden": {"low": 24, "high": 96}, "distill.temperature": {"low": 1, "high": 2}}
+    found = load_search(write(tmp_path, space=space)).space
+    steps = {name: dimension.step for name, dimension in found.items() if isinstance(dimension, Range)}
+    assert steps == {"student.hidden": 1, "distill.temperature": None}
+
+
 def test_the_stored_search_is_the_same_search(tmp_path: Path) -> None:
     search = load_search(
         write(tmp_path, space={"student.layers": [1, 2], "distill.temperature": {"low": 1, "high": 2}})
@@ -63,6 +70,10 @@ def test_the_stored_search_is_the_same_search(tmp_path: Path) -> None:
         (
             {"space": {"distill.temperature": {"low": 1, "high": 2}}, "look": {"algorithm": "grid"}},
             "space.distill.temperature is any number from 1 to 2, which a grid cannot go through",
+        ),
+        (
+            {"space": {"student.intermediate_ratio": {"low": 1, "high": 4}}, "objectives": ["latency_ms"]},
+            "is any number from 1 to 4, so that not all shapes can be timed beforehand; give it a step",
         ),
         ({"objectives": ["scor"]}, "objectives names 'scor', which no trial reports; .* did you mean 'score'"),
         ({"objectives": ["score", "accuracy"]}, "name each figure once"),
