@@ -117,7 +117,7 @@ def _made(exp: Experiment, stages: Iterable[Stage], to_run: set[str], sites: Map
             if cost.files:
                 row[2:] = [size(cost.bytes), f"{cost.files:,}"]
         if len(sites) == 1:
-            row.insert(0, str(here.places[stage.name].processes if stage.workers != "one" else 1))
+            row.insert(0, str(here.places[stage.name].processes if stage.workers in ("world", "groups") else 1))
         table.add_row(stage.name, state, *row)
     table.caption = "samples and tokens are counted as often as they are processed; size and files are what is left"
     return table
