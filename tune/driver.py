@@ -34,6 +34,7 @@ STOP_FILE = ".stop"
 SCORE = "score"
 """Name of what the scheduler compares; of a trial that failed there is none."""
 STOP_POLL_S = 0.5
+STOPPED = "the search was stopped; run the same command again to continue"
 NUMBER, RUN_DIR, SHARES, THREADS, METRIC = "number", "run_dir", "shares", "threads", "metric"
 
 
@@ -199,7 +200,7 @@ class _Stopper(tune.Stopper):  # type: ignore[misc]
         """Asked several times a second."""
         if self.reason is None:
             if self._signals.requested:
-                self.reason = StoppedError("the search was stopped; run the same command again to continue")
+                self.reason = StoppedError(STOPPED)
             try:
                 self._ledger.require_hope()
             except RefBertError as error:
@@ -255,6 +256,9 @@ def run_trials(search: Search, ledger: Ledger, run_dir: Path, signals: StopFlag)
         stop_file.unlink(missing_ok=True)
     if stopper.reason:
         raise stopper.reason
+    if ledger.of("running", "waiting"):
+        # Told to stop apart from the search, as when a signal goes to one node alone.
+        raise StoppedError(STOPPED)
 
 
 @contextmanager

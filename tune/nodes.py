@@ -23,7 +23,6 @@ from refbert_dist.artifacts import make_folder
 from refbert_dist.engine.processes import tied_to_parent
 from refbert_dist.engine.stop import StopFlag
 from refbert_dist.engine.world import World
-from refbert_dist.errors import StoppedError
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Only small dictionaries go through it; by default Ray would take a third of the machine's memory."""
@@ -79,9 +78,8 @@ def gathered(run_dir: Path, world: World, signals: StopFlag) -> Iterator[None]:
 def lend(run_dir: Path, world: World, signals: StopFlag) -> None:
     """Let the first process of the job run trials on this node until it has no more of them.
 
-    Raises:
-        RuntimeError: the first process never called, or Ray crashed here.
-        StoppedError: a signal came; the trials have saved.
+    A signal to stop is for the first process to answer; to end with another exit code here would have it killed while
+    it puts things in order. Raises RuntimeError where it never called, or where Ray crashed here.
     """
     invitation = _invitation(run_dir)
     with signals.deferred(), _short_folder() as temporary:
@@ -107,8 +105,6 @@ def lend(run_dir: Path, world: World, signals: StopFlag) -> None:
             _end(process)
     if lost:
         raise RuntimeError(f"Ray ended on node {world.rank} of the search; see {log.name}")
-    if signals.requested:
-        raise StoppedError("the search was stopped; run the same command again to continue")
 
 
 @contextlib.contextmanager
