@@ -9,10 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from unittest import mock
 
-from refbert_dist.engine.processes import worker_environment
+from refbert_dist.engine.processes import library_environment, worker_environment
 from refbert_dist.engine.world import World, free_port
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -28,13 +30,15 @@ POLL_INTERVAL_S = 0.01
 def start(world: World, port: int, log: Path, work: Callable[..., object], *arguments: object) -> ForkServerProcess:
     """Begin ``work(*arguments)`` in a process at its place in the world; it has one thread, and appends to ``log``."""
     variables = worker_environment(world, world.size * world.groups, port, threads=1)
+    with mock.patch.dict(os.environ, library_environment(threads=1)):
+        forkserver.ensure_running()  # What libraries read when they are loaded must be there before.
     process = SERVER.Process(target=_work, args=(variables, log, work, *arguments), daemon=True)
     process.start()
     return process
 
 
 def run(count: int, logs: Path, work: Callable[..., object], *arguments: object, group_size: int | None = None) -> None:
-    """Do it in ``count`` processes, one world or groups of ``group_size``, to their end; ``logs`` gets ``0.log``, ..."""
+    """Do it in ``count`` processes, one world or groups of ``group_size``; their output goes to ``logs/0.log``, ..."""
     size = group_size or count
     logs.mkdir(parents=True, exist_ok=True)
     worlds = [World(number % size, size, number, number // size, count // size) for number in range(count)]
@@ -66,7 +70,4 @@ def _work(variables: dict[str, str], log: Path, work: Callable[..., object], *ar
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     os.environ.update(variables)
-    import torch
-
-    torch.set_num_threads(1)  # The variable was read when torch was imported.
     work(*arguments)

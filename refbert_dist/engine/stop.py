@@ -46,12 +46,10 @@ class StopFlag:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a signal only sets the flag."""
+        """Inside, a signal only sets the flag; also after an error, which on its way out is not to become a stop."""
         self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
+        yield
+        self._deferred = False
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         # A scheduler sends several signals one after the other; the second must not disturb what the first has begun.

@@ -38,6 +38,15 @@ def test_inside_the_loop_it_is_only_noted_and_not_forgotten_afterwards() -> None
         assert not fresh.requested
 
 
+def test_a_signal_does_not_make_a_stop_of_an_error_on_its_way_out() -> None:
+    with pytest.raises(ZeroDivisionError), watching_signals() as flag:
+        try:
+            with flag.deferred():
+                1 / 0  # noqa: B018
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+
 def test_other_threads_leave_signals_alone() -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen = []

@@ -244,7 +244,7 @@ def test_a_teacher_folder_that_is_not_whole(wrong: Wrong, tmp_path: Path, lackin
 def test_corpora_that_cannot_be_read(wrong: Wrong, tmp_path: Path, content: bytes, words: list[str]) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(content)
-    answer = wrong(f"corpus.path={path}", "task=null", command=("prepare",))
+    answer = wrong(f"corpus.path={path}", "task=null", "--on", "in-process", command=("prepare",))
     assert_one_sentence(answer, *words)
 
 
@@ -258,12 +258,15 @@ def test_corpora_that_cannot_be_read(wrong: Wrong, tmp_path: Path, content: byte
 def test_task_rows_that_are_wrong(wrong: Wrong, tmp_path: Path, line: str, words: list[str]) -> None:
     folder = tiny_task(tmp_path / "task")
     (folder / "train.tsv").write_text(f"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n{line}\n")
-    assert_one_sentence(wrong(f"task.path={folder}", "corpus=null", command=("prepare",)), *words)
+    answer = wrong(f"task.path={folder}", "corpus=null", "--on", "in-process", command=("prepare",))
+    assert_one_sentence(answer, *words)
 
 
 def test_fewer_samples_than_processes(wrong: Wrong, tmp_path: Path) -> None:
     folder = tiny_task(tmp_path / "task", train=1, dev=1)
-    answer = wrong(f"task.path={folder}", "corpus=null", "references.count=0", command=("finetune",))
+    settings = (f"task.path={folder}", "corpus=null", "references.count=0")
+    assert wrong(*settings, "--on", "in-process", command=("prepare",))[0] == 0
+    answer = wrong(*settings, command=("finetune",))
     assert_one_sentence(answer, "launch.processes is 2", "1 sample")
 
 
@@ -276,7 +279,8 @@ def test_no_space_on_disk(wrong: Wrong, small_disk: Path, tmp_path: Path) -> Non
     assert_one_sentence(answer, f"cannot write in {small_disk}", "no space left", "cache.dir")
     assert not list((small_disk / "cache").rglob("manifest.json"))
     shutil.rmtree(small_disk / "cache")
-    answer = wrong("task=null", cache, f"run.dir={tmp_path / 'second'}", command=("cache", "build"))
+    second = f"run.dir={tmp_path / 'second'}"
+    answer = wrong("task=null", cache, second, "launch.processes=1", command=("cache", "build"))
     assert_one_sentence(answer, "the teacher cache needs", "are free", "cache.dir")
 
 

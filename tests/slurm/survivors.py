@@ -31,7 +31,7 @@ from refbert_dist.rundir import EXPERIMENT
 
 STAGE = "distill-general"
 FIRST_STEPS = 120
-LEAST_S = 5.0
+LEAST_S = 8.0
 """A training must last while several troubles befall it, and not take much longer than that."""
 PATIENCE_S = 120.0
 POLL_INTERVAL_S = 0.1

@@ -17,7 +17,10 @@ import yaml
 from survivors import await_ends
 from tiny import tiny_values
 
-from refbert_dist.config import load_experiment
+from refbert_dist import pipeline
+from refbert_dist.config import Experiment, load_experiment
+from refbert_dist.local import in_processes
+from refbert_dist.pipeline import Stage, in_this_process
 
 STAGES = (
     *("prepare", "retrieve", "cache-general", "distill-general", "finetune"),
@@ -80,10 +83,19 @@ def results(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
 
 
+def worlds_in_processes(stage: Stage, exp: Experiment) -> None:
+    """The stages whose numbers depend on the processes in as many as on the cluster; the others here, at once."""
+    (in_processes() if stage.workers == "world" else in_this_process)(stage, exp)
+
+
 def test_a_whole_run_on_a_cluster_is_the_same_as_here(
     sandbox: Any, experiment: Path, profile: Callable[..., Path], shared_dir: Path
 ) -> None:
-    other = {"cache-general": {"tasks_per_node": 2}, "distill-task": {"nodes": 1, "tasks_per_node": 2}}
+    one = {"nodes": 1}
+    other = {
+        **{"prepare": one, "retrieve": one, "cache-task": one},
+        **{"cache-general": {"tasks_per_node": 2}, "distill-task": {"nodes": 1, "tasks_per_node": 2}},
+    }
     there, run_dir = profile(nodes=2, stages=other), shared_dir / "run"
     code, out, err = refbert("run", experiment, "--on", there)
     assert code == 0, err
@@ -94,8 +106,7 @@ def test_a_whole_run_on_a_cluster_is_the_same_as_here(
     assert_refused(refbert("run", experiment), "run.dir", "has SLURM jobs under way", "refbert cancel")
 
     local = (f"run.dir={shared_dir / 'local'}", f"cache.dir={shared_dir / 'local-cache'}")
-    code, out, err = refbert("run", experiment, *local)
-    assert code == 0, err
+    pipeline.run(load_experiment(experiment, local), launch=worlds_in_processes)
     code, out, err = refbert("run", experiment, "--on", there, "--wait")
     assert code == 0 and "RefBERT k=2" in out, err
     assert not queue(sandbox)
