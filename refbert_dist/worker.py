@@ -57,7 +57,14 @@ def run_here(run_dir: Path, name: str, work: Callable[[], object]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    # DeepSpeed would import it for its autotuner, in a tenth of a start. Who started this process copies to MLflow.
+def leave_mlflow_out() -> None:
+    """Have nothing in this process import MLflow: whoever started it copies its records there.
+
+    DeepSpeed would import it for its autotuner, in a tenth of a start.
+    """
     sys.modules["mlflow"] = None  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    leave_mlflow_out()
     sys.exit(run_stage(stage_named(sys.argv[1]), load_experiment(Path(sys.argv[2]))))

@@ -12,7 +12,7 @@ from refbert_dist.config import Experiment, parse_model, read_yaml
 from refbert_dist.engine.processes import run_processes
 from refbert_dist.local import in_processes
 from refbert_dist.rundir import SEARCH
-from refbert_dist.worker import run_here
+from refbert_dist.worker import leave_mlflow_out, run_alone, run_here
 from tune.config import Search
 from tune.figures import Figures
 from tune.records import read_trial, trial_folder
@@ -46,7 +46,7 @@ def run(run_dir: Path, number: int, share: float) -> None:
     """Bring a trial to a rung; what is there already is not done again."""
     general, task = experiments(stored_search(run_dir), run_dir, number, share)
     # One process does all stages itself and loads the libraries once; several have to find each other for each stage.
-    launch = pipeline.in_this_process if general.launch.processes == 1 else in_processes()
+    launch = run_alone if general.launch.processes == 1 else in_processes()
     if general.run.dir != task.run.dir:
         pipeline.run(general, ["distill-general"], launch)
     pipeline.run(task, ["evaluate"], launch)
@@ -81,6 +81,7 @@ def teacher_samples(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    leave_mlflow_out()
     sys.exit(
         run_here(
             trial_folder(Path(sys.argv[1]), int(sys.argv[2])),

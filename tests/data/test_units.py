@@ -246,12 +246,12 @@ for number in (1, 2):
 """
 
 
-SMALL = 5_000_000
+SMALL = 10_000_000
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_memory_does_not_grow_with_the_file(model: Path, tmp_path: Path, ending: str) -> None:
-    """A file of 20 MB needs hardly more than one of 5 MB; its texts and tokens alone would need 30 MB more."""
+    """A file of 40 MB needs hardly more than one of 10 MB; its texts and tokens alone would need 60 MB more."""
     document = " ".join(WORDS[:400])
     per_document = len(document.split())
     files = []
