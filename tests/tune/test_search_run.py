@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.faults]
 
 PATIENCE_S = 120.0
 TRIALS = 4
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 GENERAL_STEPS = 150
 """Long enough to be disturbed."""
 
@@ -60,6 +61,8 @@ class Disturbed:
         argv = [sys.executable, "-m", "launchers.cli", "tune", str(self.file), *options, "--on", "in-process"]
         # Trials that run side by side on two cores would only wait for each other's threads.
         environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+        for name in RENDEZVOUS:  # A job in this process may have left them, with a port that it still holds.
+            environment.pop(name, None)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 argv, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
