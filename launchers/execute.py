@@ -77,7 +77,7 @@ def show_run(exp: Experiment) -> None:
 
     if is_search(exp.run.dir):
         from launchers.search import show_front
-        from tune.trial import stored_search
+        from tune.config import stored_search
 
         show_front(stored_search(exp.run.dir), Console())
         return

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from refbert_dist.artifacts import write_json, write_text
 from refbert_dist.artifacts.disk import explain_disk_errors
@@ -72,14 +74,18 @@ def open_run(exp: Experiment) -> Iterator[Path]:
 def check_same_experiment(exp: Experiment) -> None:
     """Refuse a run directory that holds another experiment; the message names the first field that differs."""
     path = exp.run.dir / EXPERIMENT
-    if not path.exists():
-        return
-    difference = first_difference(load_experiment(path), exp, ignore=MAY_CHANGE)
+    if path.exists():
+        require_same("experiment", exp.run.dir, load_experiment(path), exp, MAY_CHANGE)
+
+
+def require_same(what: str, run_dir: Path, standing: BaseModel, asked: BaseModel, may_change: Iterable[str]) -> None:
+    """Raise :class:`UserError` with the first field in which what a run directory holds is not what is asked for."""
+    difference = first_difference(standing, asked, ignore=may_change)
     if difference:
         name, old, new = difference
         raise UserError(
-            f"run.dir '{exp.run.dir}' holds another experiment: {name} is {old!r} there and {new!r} here; "
-            f"choose another run.dir, or set {name} back"
+            f"run.dir '{run_dir}' holds another {what}: {name} is {old!r} there and {new!r} here; choose another "
+            f"run.dir, or set {name} back"
         )
 
 

@@ -10,6 +10,7 @@ from refbert_dist.errors import RefusedError
 from tune.config import Search
 from tune.front import objectives_of, pick
 from tune.records import Trial, finished, read_trials
+from tune.search import check_same_search
 from tune.space import experiment_at, shared_experiment
 
 
@@ -18,8 +19,9 @@ def choose(search: Search, how: str | None) -> Trial:
 
     Raises:
         RefusedError: no trial is finished.
-        UserError: ``how`` says nothing, or leaves none.
+        UserError: the trials are those of another search; or ``how`` says nothing, or leaves none.
     """
+    check_same_search(search)
     run_dir = search.experiment.run.dir
     ended = finished(read_trials(run_dir))
     if not ended:

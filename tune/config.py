@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from refbert_dist.config.load import apply_overrides, check_value
 from refbert_dist.config.section import NonNegative, Positive, Rate, Section
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.errors import UserError, did_you_mean
+from refbert_dist.rundir import SEARCH
 
 RATIO = "student.intermediate_ratio"
 """A dimension that is no field of an experiment: ``student.intermediate`` as a multiple of ``student.hidden``."""
@@ -139,10 +141,14 @@ class Search(Section):
         space = data.get("space") if isinstance(data, dict) else None
         if not isinstance(space, dict):
             return data
+        for name, values in space.items():
+            if isinstance(values, dict) and values.get("log") and _is_whole(name):
+                raise ValueError(
+                    f"space.{name} asks for log, but the field takes whole numbers only; write a list of them, such as "
+                    "[64, 128, 256]"
+                )
         stepped = {
-            name: {"step": 1, **values}
-            if isinstance(values, dict) and not values.get("log") and _is_whole(name)
-            else values
+            name: {"step": 1, **values} if isinstance(values, dict) and _is_whole(name) else values
             for name, values in space.items()
         }
         return {**data, "space": stepped}
@@ -202,11 +208,25 @@ def _is_whole(name: str) -> bool:
     return False
 
 
+def stored_search(run_dir: Path) -> Search:
+    """The search of a run directory."""
+    _require_libraries()
+    return parse_model(Search, read_yaml(run_dir / SEARCH))
+
+
+def _require_libraries() -> None:
+    """Raise :class:`UserError` where what a search runs on is not installed; nothing is loaded."""
+    for name in ("ray", "optuna"):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"a search needs {name}, which is not installed; run pip install 'refbert-dist[tune]'")
+
+
 def load_search(path: str | Path, overrides: Iterable[str] = ()) -> Search:
     """Read a search file. Overrides are of the search where they name one of its sections, else of the experiment.
 
     Raises :class:`UserError` as :func:`refbert_dist.config.load_experiment`.
     """
+    _require_libraries()
     data = read_yaml(path)
     given = data.get("experiment", {})
     if isinstance(given, dict) and "file" in given:

@@ -87,7 +87,8 @@ def timed_shapes(search: Search) -> dict[str, Experiment]:
     }
     gate, found = Gate(search), {}
     for values in itertools.product(*chosen.values()):
-        point = dict(zip(chosen, values, strict=True))
+        # Which layers it learns from makes no difference to a pass, but may fit only some depths.
+        point = {**dict(zip(chosen, values, strict=True)), "distill.layer_map": "uniform"}
         if gate(point) is None:
             exp = gate.experiment(point)
             found[shape_name(exp)] = exp

@@ -26,12 +26,11 @@ from refbert_dist.report.page import (
 from refbert_dist.rundir import stage_record
 from refbert_dist.tracking.files import read_json_or_none
 from refbert_dist.tracking.progress import format_duration
-from tune.config import Dimension, Range
+from tune.config import Dimension, Range, stored_search
 from tune.front import knee
 from tune.plots import Found, coordinates, general_losses, importance, rungs, trade_offs
 from tune.records import State, Trial, read_trials
 from tune.space import grid_size, shared_experiment
-from tune.trial import stored_search
 
 STATES: dict[State, str] = {
     "finished": "finished",

@@ -8,23 +8,29 @@ from typing import Any
 
 from refbert_dist import pipeline
 from refbert_dist.artifacts import make_folder, read_json, write_json, write_text
-from refbert_dist.config import Experiment, first_difference, to_yaml
+from refbert_dist.config import Experiment, to_yaml
 from refbert_dist.engine.stop import watching_signals
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, UserError
-from refbert_dist.rundir import EXPERIMENT, MAY_CHANGE, SEARCH, check_same_experiment, is_search, stage_record
+from refbert_dist.rundir import (
+    EXPERIMENT,
+    MAY_CHANGE,
+    SEARCH,
+    check_same_experiment,
+    is_search,
+    require_same,
+    stage_record,
+)
 from refbert_dist.tracking.metrics import MetricsLog
 from refbert_dist.tracking.progress import Progress
 from tune import nodes
-from tune.config import Search
+from tune.config import Search, stored_search
 from tune.figures import Gate, timed_shapes
 from tune.front import objectives_of, pareto_front
 from tune.ledger import Ledger, require_points, total
 from tune.records import ENDED, Trial, finished, read_trials, trial_folder
-from tune.report import write_search_report
 from tune.space import check_space, grid, shared_experiment
-from tune.timing import time_shapes
-from tune.trial import rung_folder, stored_search
+from tune.trial import rung_folder
 
 STAGE = "search"
 SEARCH_MAY_CHANGE = ("look.trials", "trial", *(f"experiment.{name}" for name in MAY_CHANGE))
@@ -40,7 +46,7 @@ def check(search: Search) -> None:
         raise UserError(
             "experiment.evaluate.latency_repeats is 0, but latency_ms is an objective or a limit; set it to 15, say"
         )
-    _check_same_search(search)
+    check_same_search(search)
     require_points(search)
     pipeline.check(shared_experiment(search))
 
@@ -63,18 +69,11 @@ def begin(search: Search) -> Experiment:
     return shared
 
 
-def _check_same_search(search: Search) -> None:
+def check_same_search(search: Search) -> None:
     """Refuse a run directory that holds another search; the message names the first field that differs."""
     run_dir = search.experiment.run.dir
-    if not is_search(run_dir):
-        return
-    difference = first_difference(stored_search(run_dir), search, ignore=SEARCH_MAY_CHANGE)
-    if difference:
-        name, old, new = difference
-        raise UserError(
-            f"run.dir '{run_dir}' holds another search: {name} is {old!r} there and {new!r} here; choose another "
-            f"run.dir, or set {name} back"
-        )
+    if is_search(run_dir):
+        require_same("search", run_dir, stored_search(run_dir), search, SEARCH_MAY_CHANGE)
 
 
 def run(exp: Experiment) -> dict[str, Any]:
@@ -101,6 +100,8 @@ def run(exp: Experiment) -> dict[str, Any]:
 
                     with signals.deferred():
                         run_trials(search, ledger, run_dir, signals)
+    from tune.report import write_search_report
+
     rows = write_results(search, run_dir)
     write_search_report(run_dir)
     if not any(row["state"] == "finished" for row in rows):
@@ -109,8 +110,12 @@ def run(exp: Experiment) -> dict[str, Any]:
 
 
 def _ledger(search: Search, exp: Experiment, progress: Progress, metrics: MetricsLog) -> Ledger:
-    told = 0
-    latencies_ms = time_shapes(search, exp) if search.times_shapes else None
+    told, latencies_ms = 0, None
+    if search.times_shapes:
+        # It loads torch, which a plan on a login node does without.
+        from tune.timing import time_shapes
+
+        latencies_ms = time_shapes(search, exp)
 
     def changed(ledger: Ledger) -> None:
         nonlocal told

@@ -8,23 +8,17 @@ from typing import Any
 
 from refbert_dist import pipeline
 from refbert_dist.artifacts import read_json
-from refbert_dist.config import Experiment, parse_model, read_yaml
+from refbert_dist.config import Experiment
 from refbert_dist.engine.processes import run_processes
 from refbert_dist.local import in_processes
-from refbert_dist.rundir import SEARCH
 from refbert_dist.worker import leave_mlflow_out, run_alone, run_here
-from tune.config import Search
+from tune.config import Search, stored_search
 from tune.figures import Figures
 from tune.records import read_trial, trial_folder
 from tune.space import trial_experiment
 
 STAGE = "trial"
 """Name of its logs."""
-
-
-def stored_search(run_dir: Path) -> Search:
-    """The search of a run directory."""
-    return parse_model(Search, read_yaml(run_dir / SEARCH))
 
 
 def rung_folder(folder: Path, share: float) -> Path:

@@ -251,7 +251,11 @@ SMALL = 10_000_000
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_memory_does_not_grow_with_the_file(model: Path, tmp_path: Path, ending: str) -> None:
-    """A file of 40 MB needs hardly more than one of 10 MB; its texts and tokens alone would need 60 MB more."""
+    """A file of 40 MB needs hardly more than one of 10 MB; its texts alone would need 30 MB more.
+
+    The bound leaves room for what allocators keep: up to 13 MB were seen with Arrow's own pool and one arena a thread,
+    so both are put aside.
+    """
     document = " ".join(WORDS[:400])
     per_document = len(document.split())
     files = []
@@ -273,7 +277,8 @@ def test_memory_does_not_grow_with_the_file(model: Path, tmp_path: Path, ending:
         exp = parse_experiment(values)
         files.append(tmp_path / f"{name}.yaml")
         files[-1].write_text(exp.model_dump_json())
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
+    environment = {**os.environ, **quiet}
     command = [sys.executable, "-c", MEASURE, *map(str, files)]
     lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     (small, small_kb), (large, large_kb) = ([int(word) for word in line.split()] for line in lines)
@@ -281,4 +286,4 @@ def test_memory_does_not_grow_with_the_file(model: Path, tmp_path: Path, ending:
     words = count * (per_document + (ending == "parquet"))
     assert words < large < 1.03 * words
     assert large > 3.9 * small
-    assert (large_kb - small_kb) * 1024 < 12_000_000
+    assert (large_kb - small_kb) * 1024 < 20_000_000

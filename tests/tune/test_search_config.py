@@ -9,7 +9,8 @@ from tiny import tiny_values
 
 from refbert_dist.config.reference import table
 from refbert_dist.config.section import Section
-from refbert_dist.errors import UserError
+from refbert_dist.errors import RefusedError, UserError
+from tune.best import choose
 from tune.config import HELD_OUT, Halving, Limits, Look, Range, Search, TrialConfig, load_search
 from tune.search import begin, check
 
@@ -61,6 +62,10 @@ def test_the_stored_search_is_the_same_search(tmp_path: Path) -> None:
         ({"space": {"student.layers": ["four"]}}, "space: student.layers is 'four'"),
         ({"space": {"student.layers": [0, 1]}}, "space: student.layers is 0"),
         ({"space": {"distill.temperature": {"low": 2, "high": 1}}}, "low is 2, not below high=1"),
+        (
+            {"space": {"student.hidden": {"low": 24, "high": 96, "log": True}}},
+            "space.student.hidden asks for log, but the field takes whole numbers only",
+        ),
         ({"space": {"task.max_length": [32, 64]}}, "space names task.max_length, which all trials share"),
         ({"space": {"distill.targets": ["cache", "online"]}}, "space names distill.targets"),
         (
@@ -111,6 +116,21 @@ def test_a_run_directory_keeps_its_search(tmp_path: Path) -> None:
     begin(load_search(path, ["look.trials=7", "trial.concurrent=1"]))
     with pytest.raises(UserError, match=r"another search: space\.student\.layers is \[1, 2\] there and \[1, 3\] here"):
         begin(load_search(write(tmp_path, space={"student.layers": [1, 3]})))
+
+
+def test_the_winner_is_that_of_the_same_search(tmp_path: Path) -> None:
+    begin(load_search(write(tmp_path)))
+    with pytest.raises(UserError, match="another search: objectives"):
+        choose(load_search(write(tmp_path, objectives=["parameters"])), None)
+    with pytest.raises(RefusedError, match="has no finished trial to choose from"):
+        choose(load_search(write(tmp_path)), None)
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs ray, which is not installed; run pip install 'refbert-dist\[tune\]'"):
+        load_search(path)
 
 
 def test_an_ordinary_run_is_not_turned_into_a_search(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from tiny import tiny_experiment
 from launchers.cluster.chain import Link, links
 from launchers.profile import Resources, SlurmProfile
 from refbert_dist.errors import UserError
+from refbert_dist.pipeline import last_targets
 
 
 def profile(**fields: Any) -> SlurmProfile:
@@ -58,6 +59,19 @@ def test_worlds_span_nodes_groups_are_arrays_and_single_processes_take_one_gpu(t
     assert shapes["evaluate"] == shapes["export"] == (1, 1, 1)
     assert found["evaluate"].resources.gpus_per_node == 1
     assert found["cache-general"].processes == 12
+
+
+def test_a_search_has_one_process_on_each_node_with_all_that_others_would_share(tmp_path: Path) -> None:
+    exp = tiny_experiment(tmp_path, "systems=[refbert]")
+    exp.run.dir.mkdir()
+    (exp.run.dir / "search.yaml").touch()
+    asked = profile(nodes=3, gpus_per_node=4, cpus_per_task=8)
+    found = {link.stage.name: link for link in links(exp, asked, last_targets(exp), ())}
+    assert list(found) == ["prepare", "retrieve", "cache-general", "finetune", "cache-task", "search"]
+    search = found["search"]
+    assert (search.elements, search.nodes, search.tasks) == (1, 3, 1)
+    assert (search.resources.cpus_per_task, search.resources.gpus_per_node) == (32, 4)
+    assert search.after == ("retrieve", "cache-general", "cache-task")
 
 
 def test_stages_may_ask_for_other_things(tmp_path: Path) -> None:
