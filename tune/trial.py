@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from refbert_dist import pipeline
 from refbert_dist.artifacts import read_json
 from refbert_dist.config import Experiment
 from refbert_dist.engine.processes import run_processes
+from refbert_dist.errors import UserError
 from refbert_dist.local import in_processes
+from refbert_dist.rundir import started_in
 from refbert_dist.worker import leave_mlflow_out, run_alone, run_here
 from tune.config import Search, stored_search
 from tune.figures import Figures
@@ -19,6 +22,8 @@ from tune.space import trial_experiment
 
 STAGE = "trial"
 """Name of its logs."""
+OWN = ("distill-general", "distill-task", "evaluate")
+"""Stages of a trial; all others are shared."""
 
 
 def rung_folder(folder: Path, share: float) -> Path:
@@ -37,8 +42,17 @@ def experiments(search: Search, run_dir: Path, number: int, share: float) -> tup
 
 
 def run(run_dir: Path, number: int, share: float) -> None:
-    """Bring a trial to a rung; what is there already is not done again."""
+    """Bring a trial to a rung; what is there already is not done again.
+
+    Raises UserError where something is not there that all trials share: one trial must not make it for itself.
+    """
     general, task = experiments(stored_search(run_dir), run_dir, number, share)
+    absent = [stage.name for stage in pipeline.missing_stages(task, OWN) if stage.name not in OWN]
+    if absent:
+        raise UserError(
+            f"cache.dir '{task.cache.dir}' lacks what {', '.join(absent)} made for all trials; if every node sees this "
+            "folder, run the search again, which makes what is missing"
+        )
     # One process does all stages itself and loads the libraries once; several have to find each other for each stage.
     launch = run_alone if general.launch.processes == 1 else in_processes()
     if general.run.dir != task.run.dir:
@@ -48,13 +62,15 @@ def run(run_dir: Path, number: int, share: float) -> None:
 
 def bring(run_dir: Path, number: int, share: float, threads: int) -> None:
     """As :func:`run`, in a process of its own with so many threads. Raises as :func:`run_processes`."""
-    run_processes(
-        [sys.executable, "-m", "tune.trial", str(run_dir), str(number), str(share)],
-        count=1,
-        threads=threads,
-        run_dir=trial_folder(run_dir, number),
-        stage=STAGE,
-    )
+    # Ray has its workers change to folders of their own, where relative paths would lead nowhere.
+    with contextlib.chdir(started_in(run_dir)):
+        run_processes(
+            [sys.executable, "-m", "tune.trial", str(run_dir), str(number), str(share)],
+            count=1,
+            threads=threads,
+            run_dir=trial_folder(run_dir, number),
+            stage=STAGE,
+        )
 
 
 def figures(run_dir: Path, number: int, share: float) -> Figures:

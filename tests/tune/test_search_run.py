@@ -41,6 +41,9 @@ class Disturbed:
     def __init__(self, root: Path) -> None:
         self.run_dir = root / "run"
         values = tiny_values(root)
+        # Relative, as people write them, wherever Ray's workers may be.
+        values["cache"]["dir"], values["teacher"]["model"], values["task"]["path"] = "cache", "./teacher", "task"
+        self.root = root
         values["tracking"] = {"log_steps": 1}
         values["engine"]["checkpoint_steps"] = 10
         values["distill"]["general"]["steps"] = GENERAL_STEPS
@@ -65,7 +68,7 @@ class Disturbed:
             environment.pop(name, None)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                argv, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                argv, cwd=self.root, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
         self.processes.append(process)
         return process
