@@ -2,9 +2,9 @@
 
     python benchmarks/search_sharing.py [TRIALS]
 
-Random weights in BERT-base's shape, built-in text, random points over depth, width and reference count; both searches run
-through the command line, one after the other, with the same points. Text, neighbours and the fine-tuned teacher are
-needed by both and left out.
+Random weights in BERT-base's shape, built-in text, random points over depth, width and reference count. Both searches
+run through the command line, one after the other, with the same points. Text, neighbours and the fine-tuned teacher
+are needed by both and left out.
 
 floor    operations of all matrix products: the cache's and its trials', over those of the online trials
 starts   what is left of a trial when its training is taken away: loading of libraries, set-up, evaluation
@@ -79,7 +79,14 @@ def search_values(folder: Path, way: str, trials: int) -> dict[str, Any]:
             "cache": {"dir": str(folder / f"cache-{way}"), "shard_tokens": 8192, "batch_tokens": 2048},
             "teacher": weights_of_bert,
             "corpus": {**builtin, "max_length": 128, "max_documents": 36},
-            "task": {**builtin, "name": "same-topic", "max_length": 64, "max_train": 160, "held_out": 0.2},
+            "task": {
+                **builtin,
+                "name": "same-topic",
+                "max_length": 64,
+                "max_train": 160,
+                "held_out": 0.2,
+                "min_teacher_gain": None,
+            },
             "references": {"max_length": 64, "states": WAYS[way]["states"]},
             "finetune": {"epochs": 1},
             "distill": {
@@ -148,15 +155,16 @@ def report(found: Mapping[str, Found]) -> None:
     for way, its in found.items():
         training_s = sum(trial.figures["seconds"] for trial in its.trials)
         starts_s = sorted(its.starts_s)[len(its.starts_s) // 2]
+        operations = (its.built + its.trained) / 1e12
         print(
-            f"{way:8} {its.building_s:7.1f} {its.trials_s:9.1f} {training_s:11.1f} {(its.built + its.trained) / 1e12:17.2f}"
-            f" {its.teacher_samples:16.0f} {starts_s:18.1f}"
+            f"{way:8} {its.building_s:7.1f} {its.trials_s:9.1f} {training_s:11.1f} {operations:17.2f} "
+            f"{its.teacher_samples:16.0f} {starts_s:18.1f}"
         )
     cached, online = found["cached"], found["online"]
     floor = (cached.built + cached.trained) / (online.built + online.trained)
     took = cached.seconds / online.seconds
     print(
-        f"cached / online: {took:.3f} of the time, floor {floor:.3f} of the operations ({took / floor:.2f} times the floor)"
+        f"cached / online: {took:.3f} of the time; floor {floor:.3f}, of operations; {took / floor:.2f} times the floor"
     )
 
 

@@ -136,12 +136,19 @@ class _FromLedger(Searcher):  # type: ignore[misc]
         self._ledger = ledger
         self._config = config
         self._numbers: dict[str, int] = {}
+        self.under_way: set[str] = set()
+        """Trials that Ray has, by its own names."""
+        self.closed = False
+        """Whether there are to be no more."""
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial of the ledger."""
+        if self.closed:
+            return None
         trial = self._ledger.next()
         if trial is None:
             return Searcher.FINISHED
+        self.under_way.add(trial_id)
         self._numbers[trial_id] = trial.number
         return {**self._config, NUMBER: trial.number}
 
@@ -152,6 +159,7 @@ class _FromLedger(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over."""
+        self.under_way.discard(trial_id)
         result = result or {}
         if "interrupted" in result:
             return
@@ -187,8 +195,9 @@ class _Starts(tune.Callback):  # type: ignore[misc]
 class _Stopper(tune.Stopper):  # type: ignore[misc]
     """Ends the search when this process is told to, or when there is no hope."""
 
-    def __init__(self, ledger: Ledger, signals: StopFlag, stop_file: Path) -> None:
+    def __init__(self, ledger: Ledger, trials: _FromLedger, signals: StopFlag, stop_file: Path) -> None:
         self._ledger = ledger
+        self._trials = trials
         self._signals = signals
         self._stop_file = stop_file
         self.reason: RefBertError | None = None
@@ -206,8 +215,10 @@ class _Stopper(tune.Stopper):  # type: ignore[misc]
             except RefBertError as error:
                 self.reason = error
             if self.reason:
+                self._trials.closed = True
                 self._stop_file.touch()
-        return self.reason is not None
+        # Ray would give them ten seconds. They take as long as they need to save, up to a limit of their own.
+        return self.reason is not None and not self._trials.under_way
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -226,12 +237,13 @@ def run_trials(search: Search, ledger: Ledger, run_dir: Path, signals: StopFlag)
     stop_file.unlink(missing_ok=True)
     config = {RUN_DIR: str(run_dir.resolve()), SHARES: list(search.shares), THREADS: search.trial.threads}
     config[METRIC] = search.metric("score")
-    stopper = _Stopper(ledger, signals, stop_file)
+    trials = _FromLedger(ledger, config)
+    stopper = _Stopper(ledger, trials, signals, stop_file)
     resources = tune.PlacementGroupFactory([{"CPU": search.trial.cores, "GPU": search.trial.gpus}])
     tuner = tune.Tuner(
         tune.with_resources(RayTrial, resources),
         tune_config=tune.TuneConfig(
-            search_alg=_FromLedger(ledger, config),
+            search_alg=trials,
             scheduler=_scheduler(search),
             num_samples=ledger.left,
             # No more than fit: a point is better chosen when it can start, by all that is known then.

@@ -7,6 +7,7 @@ of one, can share nodes. Nothing outlives the processes that called :func:`gathe
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -29,7 +30,10 @@ OBJECT_STORE_BYTES = 100 * 2**20
 MEETING_S = 300.0
 """For all nodes of a job to come together."""
 POLL_S = 0.5
+PREFIX, LOCK = "refbert-ray-", ".lock"
+"""Of the folders for Ray's sockets."""
 GRACE_S = 20.0
+INVITATION = ".ray-{}.json"
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Without, anybody who reaches the port could run code as this user.
@@ -59,6 +63,9 @@ def gathered(run_dir: Path, world: World, signals: StopFlag) -> Iterator[None]:
     from tune import driver
 
     invitation = _invitation(run_dir)
+    for left in run_dir.glob(INVITATION.format("*")):
+        # By a start whose node has crashed.
+        left.unlink()
     with contextlib.ExitStack() as around:
         temporary = around.enter_context(_short_folder())
         with _deaf():
@@ -127,15 +134,25 @@ def _cores() -> int:
 
 def _invitation(run_dir: Path) -> Path:
     """Where the first process says how to join it; another file for each start of the job, on another port."""
-    return run_dir / f".ray-{os.environ.get('MASTER_PORT', '')}.json"
+    return run_dir / INVITATION.format(os.environ.get("MASTER_PORT", ""))
 
 
 @contextlib.contextmanager
 def _short_folder() -> Iterator[Path]:
-    """A folder for Ray's sockets, whose paths may have 107 characters; a run directory or TMPDIR can use these up."""
-    folder = Path(tempfile.mkdtemp(prefix="refbert-", dir="/tmp"))
+    """A folder for Ray's sockets, whose paths may have 107 characters; a run directory or TMPDIR can use these up.
+
+    What processes have left there that were killed is removed: they held a lock as long as they lived.
+    """
+    for left in Path("/tmp").glob(f"{PREFIX}*/{LOCK}"):
+        with contextlib.suppress(OSError), left.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
     try:
-        yield folder
+        with (folder / "new").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            Path(lock.name).rename(folder / LOCK)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -55,7 +55,10 @@ def shared_experiment(search: Search) -> Experiment:
     """What is made once for all trials: as many neighbours and as many of the teacher's layers as any of them reads."""
     base = search.experiment
     points = [exp for point in _corners(search) if (exp := _valid(base, point))]
-    data = base.model_dump(mode="json")
+    layers = {layer for exp in points if is_cached(exp) for layer in read_layers(exp)} - {0}
+    # The experiment itself need not be in the space, and then nothing that only it would read is stored.
+    example = base if not is_cached(base) or {*read_layers(base)} - {0} <= layers else next(iter(points), base)
+    data = example.model_dump(mode="json")
     count = max(base.references.kept, *_tried(search.space.get("references.count", (0,))))
     if base.references.stored_count and count > base.references.stored_count:
         raise UserError(
@@ -64,7 +67,6 @@ def shared_experiment(search: Search) -> Experiment:
         )
     data["references"]["stored_count"] = count or None
     if base.cache.layers == "auto":
-        layers = {layer for exp in points if is_cached(exp) for layer in read_layers(exp)} - {0}
         data["cache"]["layers"] = sorted(layers) or "auto"
     return parse_experiment(data)
 

@@ -207,9 +207,12 @@ def _stop_signals() -> Iterator[list[int]]:
         yield received
         return
     before = {number: signal.signal(number, collect) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Whoever started this process may have blocked them: what inherits that is deaf.
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
     try:
         yield received
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -1,16 +1,16 @@
-"""A search in an allocation of two nodes, told to stop in the middle, as at its time limit."""
+"""A search in an allocation of two nodes, told to stop as at its time limit; then the node that leads it crashes."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from survivors import STOPPED, await_ends, job_ids, stage_status, submit, until
+from survivors import CRASHED, STOPPED, await_ends, job_ids, nodes_of, stage_status, submit, until
 from tiny import tiny_values
 
 from launchers.cluster.records import attempts
 from refbert_dist import pipeline
-from refbert_dist.artifacts import read_json
+from refbert_dist.artifacts import read_json, read_json_or_none
 from refbert_dist.config import Experiment, parse_model
 from refbert_dist.engine.reports import log_path
 from refbert_dist.tracking.provenance import FILE_NAME as PROVENANCE
@@ -21,9 +21,9 @@ from tune.search import STAGE, begin
 
 @pytest.fixture(scope="module")
 def searched(sandbox: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
-    """Done, after it was told to stop once while a trial was training on each node."""
+    """Done, after two starts that ended while a trial was training on each node."""
     values = tiny_values(tmp_path_factory.mktemp("search"))
-    values["distill"]["general"]["steps"] = 200
+    values["distill"]["general"]["steps"] = 300
     values["task"]["held_out"] = 0.2
     search = {
         "experiment": values,
@@ -36,8 +36,12 @@ def searched(sandbox: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     pipeline.run(exp, pipeline.stage_named(STAGE).needs)
     submit(exp, STAGE)
     until(lambda: len(_training(exp)) == 2, "a trial on each node")
-    sandbox.sh("scancel", "--signal=USR2", job_ids(exp)[STAGE])
-    until(lambda: len(attempts(exp.run.dir, job_ids(exp)[STAGE])) == 2, "another start", 120.0)
+    job = job_ids(exp)[STAGE]
+    sandbox.sh("scancel", "--signal=USR2", job)
+    until(lambda: len(attempts(exp.run.dir, job)) == 2, "another start", 120.0)
+    until(lambda: len(_starts(exp, 2)) == 2, "both trials again")
+    sandbox.node("crash", nodes_of(sandbox, job)[0])
+    until(lambda: len(attempts(exp.run.dir, job)) == 3, "a third start", 240.0)
     await_ends(exp)
     yield exp
 
@@ -46,9 +50,15 @@ def _training(exp: Experiment) -> list[Path]:
     return list(exp.run.dir.glob("trials/*/logs/general-*.progress.json"))
 
 
+def _starts(exp: Experiment, least: int) -> list[list[dict[str, Any]]]:
+    """Of the trials that were started so many times."""
+    found = [read_json_or_none(path) or [] for path in sorted(exp.run.dir.glob(f"trials/*/{PROVENANCE}"))]
+    return [starts for starts in found if len(starts) >= least]
+
+
 def test_it_stops_and_goes_on_to_its_end(searched: Experiment) -> None:
     job = job_ids(searched)[STAGE]
-    assert [start.exit_code for start in attempts(searched.run.dir, job)] == [STOPPED, 0]
+    assert [start.exit_code for start in attempts(searched.run.dir, job)] == [STOPPED, CRASHED, 0]
     trials = read_trials(searched.run.dir)
     assert [trial.state for trial in trials] == ["finished"] * 4
     assert stage_status(searched, STAGE).state == "done"

@@ -80,6 +80,11 @@ class Disturbed:
         folder = self.run_dir / "trials" / f"{number:04d}" / "checkpoints"
         return sorted(path.parent.name for path in folder.glob("general-*/step-*/COMPLETE"))
 
+    def steps(self, number: int) -> list[int]:
+        """Of a trial's general stage, in the order in which they were done."""
+        lines = (self.run_dir / "trials" / f"{number:04d}" / "metrics.jsonl").read_text().splitlines()
+        return [record["step"] for record in map(json.loads, lines) if record["stage"] == "distill-general"]
+
     def workers(self) -> dict[int, int]:
         """Number of a trial -> id of its process."""
         found = subprocess.run(["pgrep", "-af", rf"tune\.trial {self.run_dir} "], capture_output=True, text=True).stdout
@@ -107,7 +112,8 @@ def ended(disturbed: Disturbed) -> Disturbed:
     until(lambda: disturbed.checkpoints(1), "a checkpoint")
     first.send_signal(signal.SIGTERM)
     assert first.wait(PATIENCE_S) == 75, disturbed.log.read_text()
-    disturbed.stopped_at = disturbed.checkpoints(1)  # type: ignore[attr-defined]
+    disturbed.stopped_at = {number: disturbed.steps(number) for number in (1, 2)}  # type: ignore[attr-defined]
+    disturbed.saved = {number: disturbed.checkpoints(number) for number in (1, 2)}  # type: ignore[attr-defined]
 
     second = disturbed.start("--resume")
     until(lambda: any(trial.rungs for trial in disturbed.trials()), "a rung")
@@ -139,12 +145,12 @@ def test_all_trials_come_to_their_end(ended: Disturbed) -> None:
 
 def test_a_trial_goes_on_from_where_it_was(ended: Disturbed) -> None:
     """No step of its general stage was lost when it was told to stop, and few when it was killed."""
-    lines = (ended.run_dir / "trials" / "0001" / "metrics.jsonl").read_text().splitlines()
-    steps = [record["step"] for record in map(json.loads, lines) if record["stage"] == "distill-general"]
-    assert sorted(set(steps)) == list(range(1, GENERAL_STEPS + 1))
-    last = int(ended.stopped_at[-1].removeprefix("step-"))  # type: ignore[attr-defined]
-    assert steps[: last + 1] == list(range(1, last + 2))
-    assert len(steps) < GENERAL_STEPS + 25
+    for number, stopped_at in ended.stopped_at.items():  # type: ignore[attr-defined]
+        assert f"step-{len(stopped_at)}" in ended.saved[number], "it saved when it was told to stop"  # type: ignore[attr-defined]
+        steps = ended.steps(number)
+        assert steps[: len(stopped_at) + 1] == list(range(1, len(stopped_at) + 2))
+        assert len(steps) < len(set(steps)) + 25
+    assert sorted(set(ended.steps(1))) == list(range(1, GENERAL_STEPS + 1))
 
 
 def test_no_trial_runs_the_teacher(ended: Disturbed) -> None:

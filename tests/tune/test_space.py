@@ -35,6 +35,9 @@ def test_as_much_is_stored_as_any_point_reads(tmp_path: Path) -> None:
     narrow = shared_experiment(search_of(tmp_path, {"student.layers": [1, 2]}))
     assert narrow.cache.layers == (1, 2, 3, 4)
     assert shared_experiment(search_of(tmp_path, {"student.hidden": [24]})).cache.layers == (1, 2, 3, 4)
+    # The experiment's own student has two layers; it is not in the space.
+    without = shared_experiment(search_of(tmp_path, {"student.layers": [1]}))
+    assert without.cache.layers == (3, 4) and without.student.layers == 1
 
 
 def test_trials_find_what_is_shared(tmp_path: Path) -> None:
