@@ -66,10 +66,13 @@ def chart(caption: str, series: Sequence[Series], x: str, y: str, levels: Mappin
     """Lines or points over two axes with titles ``x`` and ``y``; ``levels`` are horizontal lines with names."""
     free = dict.fromkeys(item.name for item in series if item.colour is None)
     colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(free)}
+    # What is drawn last is not hidden by others, and so the order of drawing is not one to read.
+    kinds = sorted({item.name for item in series if item.mode == "markers"})
     seen: set[str] = set()
     traces = []
     for item in series:
-        traces.append(_trace(item, item.colour or colours[item.name], first=item.name not in seen))
+        rank = {"legendrank": 1001 + kinds.index(item.name)} if item.name in kinds else {}
+        traces.append(_trace(item, item.colour or colours[item.name], first=item.name not in seen) | rank)
         seen.add(item.name)
     heights = [value for item in series for _, value in item.points]
     layout = _layout(x, y, 360) | {"showlegend": len(seen) > 1}
