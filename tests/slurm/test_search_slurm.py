@@ -10,9 +10,10 @@ from tiny import tiny_values
 
 from launchers.cluster.records import attempts
 from refbert_dist import pipeline
-from refbert_dist.artifacts import read_json, read_json_or_none
+from refbert_dist.artifacts import read_json
 from refbert_dist.config import Experiment, parse_model
 from refbert_dist.engine.reports import log_path
+from refbert_dist.tracking.files import read_json_or_none
 from refbert_dist.tracking.provenance import FILE_NAME as PROVENANCE
 from tune.config import Search
 from tune.records import read_trials, trial_folder
