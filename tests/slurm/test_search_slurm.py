@@ -19,13 +19,15 @@ from tune.config import Search
 from tune.records import read_trials, trial_folder
 from tune.search import STAGE, begin
 
+STEPS = 5
+
 
 @pytest.fixture(scope="module")
 def searched(sandbox: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
     """Done, after two starts that ended while a trial was training on each node."""
     values = tiny_values(tmp_path_factory.mktemp("search"))
     values["distill"]["general"]["steps"] = 300
-    values["task"]["held_out"] = 0.2
+    values["systems"], values["task"]["held_out"] = ["refbert"], 0.2
     search = {
         "experiment": values,
         "space": {"student.layers": [1, 2], "references.count": [0, 2]},
@@ -41,14 +43,18 @@ def searched(sandbox: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     sandbox.sh("scancel", "--signal=USR2", job)
     until(lambda: len(attempts(exp.run.dir, job)) == 2, "another start", 120.0)
     until(lambda: len(_starts(exp, 2)) == 2, "both trials again")
-    sandbox.node("crash", nodes_of(sandbox, job)[0])
+    first = nodes_of(sandbox, job)[0]
+    sandbox.node("crash", first)
+    # SLURM would take a minute to miss it.
+    sandbox.sh("scontrol", "update", f"nodename={first}", "state=down", "reason=test")
     until(lambda: len(attempts(exp.run.dir, job)) == 3, "a third start", 240.0)
     await_ends(exp)
     yield exp
 
 
 def _training(exp: Experiment) -> list[Path]:
-    return list(exp.run.dir.glob("trials/*/logs/general-*.progress.json"))
+    """Records of the trials that have done some steps, so that there is something to save."""
+    return [path for path in exp.run.dir.glob("trials/*/metrics.jsonl") if len(path.read_text().splitlines()) > STEPS]
 
 
 def _starts(exp: Experiment, least: int) -> list[list[dict[str, Any]]]:
