@@ -134,13 +134,14 @@ class Command:
         return next(self._processes(f"worker search {self.run_dir}"))
 
     def ray_head(self) -> psutil.Process:
-        """Ray's control service."""
-        return next(self._processes("gcs_server"))
+        """Ray's control service, of this search and no other."""
+        below = self.driver().children(recursive=True)
+        return next(process for process in below if "gcs_server" in " ".join(process.cmdline()))
 
     def _processes(self, words: str) -> Iterator[psutil.Process]:
         for process in psutil.process_iter(["cmdline"]):
             line = " ".join(process.info["cmdline"] or [])
-            if words in line and "tied" not in line and process.pid != os.getpid():
+            if words in line and process.pid != os.getpid():
                 yield process
 
     def steps(self) -> list[int]:
