@@ -17,7 +17,7 @@ from refbert_dist.errors import UserError
 from refbert_dist.pipeline import missing_stages
 from refbert_dist.tracking.metrics import read_metrics
 
-ALL = [stage.name for stage in pipeline.STAGES if stage.name != "search"]
+ALL = [stage.name for stage in pipeline.STAGES if stage.name not in ("benchmark", "search")]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_exported_folder_predicts_alone_what_was_evaluated(done: Experiment,
     folder = tmp_path / "moved"
     shutil.copytree(done.run.dir / "export", folder)
     texts = tokens_artifact_texts(done, "dev")
-    answers = refbert_dist.Predictor(folder)(texts)
+    answers = refbert_dist.RefBertPipeline(folder)(texts)
     from refbert_dist.data.tokens import TokenSet
 
     labels = TokenSet.open(tokens_artifact(done, "dev")).labels
@@ -99,7 +99,7 @@ def test_the_export_is_an_ordinary_transformers_model(done: Experiment) -> None:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(done.run.dir / "export")
     assert type(model).__name__ == "RefBertForSequenceClassification"
     assert model.config.reference_count == 2
-    assert "| refbert |" in (done.run.dir / "export" / "README.md").read_text()
+    assert "| RefBERT k=2 |" in (done.run.dir / "export" / "README.md").read_text()
 
 
 def test_another_shape_shares_all_that_does_not_depend_on_it(done: Experiment, root: Path) -> None:
@@ -134,7 +134,11 @@ def test_without_references_only_tinybert_is_trained_and_no_bank_shipped(root: P
     assert "retrieve" not in pipeline.run(exp)
     assert not (exp.run.dir / "export" / "bank").exists()
     assert {row["system"] for row in read_json(exp.run.dir / "results.json")} == {"teacher", "tinybert"}
-    assert refbert_dist.Predictor(exp.run.dir / "export")([("a", "b")])[0].keys() == {"label", "probabilities"}
+    assert refbert_dist.RefBertPipeline(exp.run.dir / "export")([("a", "b")])[0].keys() == {
+        "label",
+        "name",
+        "probabilities",
+    }
 
 
 def test_regression_is_scored_by_correlation(root: Path, tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_regression_is_scored_by_correlation(root: Path, tmp_path: Path) -> None
     pipeline.run(exp)
     rows_of = read_json(exp.run.dir / "results.json")
     assert {row["metric"] for row in rows_of} == {"pearson", "spearman"}
-    assert refbert_dist.Predictor(exp.run.dir / "export")([("this", "that")])[0].keys() == {"score", "references"}
+    assert refbert_dist.RefBertPipeline(exp.run.dir / "export")([("this", "that")])[0].keys() == {"score", "references"}
 
 
 def test_a_directory_of_another_experiment_is_refused(done: Experiment, root: Path) -> None:

@@ -26,8 +26,13 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, SEAL: hash_strings([to_json(plain)])}
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_sealed(path: Path, readable: int = FORMAT_VERSION, otherwise: str = "set another cache.dir") -> dict[str, Any]:
     """Read what :func:`sealed` made, without the seal.
+
+    Args:
+        path: of the file.
+        readable: the ``format_version`` that this program reads.
+        otherwise: what a person can do about another one, beside using the program that wrote it.
 
     Raises:
         ValueError: a single byte differs from what was written.
@@ -43,10 +48,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if not unsealed and to_json(sealed(content)) != text:
         raise ValueError("its content and its hash differ")
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        age = "a newer" if isinstance(version, int) and version > FORMAT_VERSION else "an older"
+    if version != readable:
+        age = "a newer" if isinstance(version, int) and version > readable else "an older"
         raise UserError(
             f"{path} was written by {age} version of this program (format_version {version}; this one reads "
-            f"{FORMAT_VERSION}); use that version, or set another cache.dir"
+            f"{readable}); use that version, or {otherwise}"
         )
     return content

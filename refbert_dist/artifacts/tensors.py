@@ -18,6 +18,7 @@ KINDS = {
     "F16": np.float16,
     "F32": np.float32,
     "I64": np.int64,
+    "U64": np.uint64,
     "I32": np.int32,
     "U8": np.uint8,
     "I8": np.int8,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import xxhash
 
 from refbert_dist.artifacts import map_tensors, read_json, save_tensors, write_json
 from refbert_dist.errors import UserError
@@ -38,7 +39,7 @@ GROUP_ROWS = 64
 POSTING_BYTES = 8
 """Memory and disk for each different word of a row."""
 
-SETTINGS, WORDS, POSTINGS = "settings.json", "words.json", "part-{:05d}.safetensors"
+SETTINGS, WORDS, POSTINGS = "settings.json", "words.safetensors", "part-{:05d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,39 @@ class _Part:
     """float32 ``[P]``."""
 
 
+@dataclass(frozen=True)
+class _Vocabulary:
+    """Words by their hashes, so that a stored one is ready as soon as it is mapped.
+
+    That a word which is none of the pool's has the hash of one is less likely than a broken memory: V / 2^64.
+    """
+
+    hashes: np.ndarray
+    """uint64 ``[V]``, ascending."""
+    numbers: np.ndarray
+    """Of the word with each hash, int64 ``[V]``."""
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> _Vocabulary:
+        """Words in the order of their numbers."""
+        hashes = _hashes(words)
+        order = np.argsort(hashes)
+        if (hashes[order][1:] == hashes[order][:-1]).any():
+            raise ValueError("two words have the same hash")
+        return cls(hashes[order], order)
+
+    def known(self, words: Sequence[str]) -> np.ndarray:
+        """Numbers of the words that are known, int64."""
+        hashes = _hashes(words)
+        places = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        found: np.ndarray = self.numbers[places[self.hashes[places] == hashes]]
+        return found
+
+
+def _hashes(words: Sequence[str]) -> np.ndarray:
+    return np.fromiter((xxhash.xxh3_64_intdigest(word.encode()) for word in words), np.uint64, len(words))
+
+
 class Bm25:
     """An index over the texts of a pool, numbered from 0.
 
@@ -64,7 +98,7 @@ class Bm25:
 
     kind = "bm25"
 
-    def __init__(self, words: dict[str, int], parts: Sequence[_Part], stop_words: StopWords) -> None:
+    def __init__(self, words: _Vocabulary, parts: Sequence[_Part], stop_words: StopWords) -> None:
         self._words = words
         self._parts = parts
         self.stop_words = stop_words
@@ -91,7 +125,7 @@ class Bm25:
         while counted:
             # One after the other is let go of: together they need as much as the finished index.
             parts.append(_scored(counted.pop(0), weights, mean))
-        return cls(words, parts, stop_words)
+        return cls(_Vocabulary.of(list(words)), parts, stop_words)
 
     @property
     def postings(self) -> int:
@@ -101,11 +135,10 @@ class Bm25:
     def encode(self, texts: Sequence[str]) -> list[Query]:
         """Queries in the form that :meth:`search` reads."""
         stop = STOP_WORDS[self.stop_words]
-        known = self._words
         queries = []
         for text in texts:
-            found = [known[word] for word in WORD.findall(text.lower()) if word in known and word not in stop]
-            words, counts = np.unique(np.array(found, np.int64), return_counts=True)
+            found = self._words.known([word for word in WORD.findall(text.lower()) if word not in stop])
+            words, counts = np.unique(found, return_counts=True)
             queries.append((words, counts.astype(np.float32)))
         return queries
 
@@ -149,18 +182,17 @@ class Bm25:
         for number, part in enumerate(self._parts):
             arrays = {"offsets": part.offsets, "postings": part.postings, "scores": part.scores}
             save_tensors(arrays)(folder / POSTINGS.format(number))
-        write_json(folder / WORDS, list(self._words))
+        save_tensors(vars(self._words))(folder / WORDS)
         write_json(folder / SETTINGS, {"stop_words": self.stop_words, "rows": [part.rows for part in self._parts]})
 
     @classmethod
     def load(cls, folder: Path) -> Bm25:
         """Map an index that :meth:`save` wrote; its lists stay on disk until they are read."""
         settings = read_json(folder / SETTINGS)
-        words = {word: number for number, word in enumerate(read_json(folder / WORDS))}
         parts = [
             _Part(rows, **map_tensors(folder / POSTINGS.format(number))) for number, rows in enumerate(settings["rows"])
         ]
-        return cls(words, parts, settings["stop_words"])
+        return cls(_Vocabulary(**map_tensors(folder / WORDS)), parts, settings["stop_words"])
 
 
 @dataclass(frozen=True)

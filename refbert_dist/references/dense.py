@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ class TokenVectors:
 
     def __init__(self, table: np.ndarray, weights: np.ndarray) -> None:
         """``table`` float16 ``[V, T]``; ``weights`` float32 ``[V]``."""
-        self._stored = table
-        self._table = table.astype(np.float32)
+        self._table = table
         self._weights = np.asarray(weights)
 
     @classmethod
@@ -46,12 +46,12 @@ class TokenVectors:
         for vector, ids in zip(vectors, texts, strict=True):
             weights = self._weights[ids]
             if len(ids):
-                vector[:] = (weights[:, None] * self._table[ids]).sum(axis=0) / weights.sum()
+                vector[:] = (weights[:, None] * self._table[ids].astype(np.float32)).sum(axis=0) / weights.sum()
         return vectors
 
     def save(self, folder: Path) -> None:
         """Write the table and the weights."""
-        save_tensors({"table": self._stored, "weights": self._weights})(folder / TOKENS)
+        save_tensors({"table": self._table, "weights": self._weights})(folder / TOKENS)
 
     @classmethod
     def load(cls, folder: Path) -> TokenVectors:
@@ -73,20 +73,39 @@ class Dense:
         vectors: np.ndarray,
         groups: np.ndarray,
         mean: np.ndarray,
-        index: NearestIndex,
         index_kind: IndexKind,
         tokens: TokenVectors | None,
+        stored: np.ndarray | None = None,
     ) -> None:
-        """``vectors`` float16 ``[U, T]``, all different; ``groups`` int64 ``[N]`` tells which is each row's."""
+        """Use :meth:`build` or :meth:`load`.
+
+        ``vectors`` float16 ``[U, T]``, all different; ``groups`` int64 ``[N]`` tells which is each row's; ``stored`` is
+        an index over the vectors that need not be built again.
+        """
         self._vectors = vectors
         self._groups = groups
         self._mean = mean
-        self._index = index
-        self._index_kind = index_kind
+        self._stored = stored
+        self.index_kind = index_kind
         self.tokens = tokens
         """What turns token ids into vectors; None where the teacher itself is needed."""
-        self._members = np.argsort(groups, kind="stable")
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(groups, minlength=len(vectors)))])
+
+    @cached_property
+    def _index(self) -> NearestIndex:
+        """Made when it is first asked, so that a bank is open at once."""
+        if self._stored is None:
+            return NearestIndex.build(self._vectors.astype(np.float32), self.index_kind)
+        return NearestIndex.from_bytes(self._stored)
+
+    @cached_property
+    def _members(self) -> np.ndarray:
+        """Rows in the order of their vectors, int64 ``[N]``."""
+        return np.argsort(self._groups, kind="stable")
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Where the rows of each vector begin in ``_members``, int64 ``[U + 1]``."""
+        return np.concatenate([[0], np.cumsum(np.bincount(self._groups, minlength=len(self._vectors)))])
 
     @classmethod
     def build(cls, vectors: np.ndarray, index_kind: IndexKind, tokens: TokenVectors | None = None) -> Dense:
@@ -97,8 +116,7 @@ class Dense:
         numbers: dict[bytes, int] = {}
         groups = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in halves], np.int64)
         different = halves[np.unique(groups, return_index=True)[1]]
-        index = NearestIndex.build(different.astype(np.float32), index_kind)
-        return cls(different, groups, mean, index, index_kind, tokens)
+        return cls(different, groups, mean, index_kind, tokens)
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """Queries, float32 ``[n, T]``, of pooled states ``[n, T]``."""
@@ -128,27 +146,21 @@ class Dense:
         """Write vectors, table and, unless it is quickly made again, faiss's own index."""
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {"vectors": self._vectors, "groups": self._groups, "mean": self._mean}
-        if self._index_kind != "flat":
+        if self.index_kind != "flat":
             arrays["index"] = self._index.to_bytes()
         save_tensors(arrays)(folder / VECTORS)
         if self.tokens is not None:
             self.tokens.save(folder)
-        write_json(folder / SETTINGS, {"index": self._index_kind, "tokens": self.tokens is not None})
+        write_json(folder / SETTINGS, {"index": self.index_kind, "tokens": self.tokens is not None})
 
     @classmethod
     def load(cls, folder: Path) -> Dense:
         """Open what :meth:`save` wrote."""
         settings = read_json(folder / SETTINGS)
         arrays: dict[str, Any] = map_tensors(folder / VECTORS)
-        kind: IndexKind = settings["index"]
         stored = arrays.pop("index", None)
-        index = (
-            NearestIndex.build(arrays["vectors"].astype(np.float32), kind)
-            if stored is None
-            else NearestIndex.from_bytes(stored)
-        )
         tokens = TokenVectors.load(folder) if settings["tokens"] else None
-        return cls(**arrays, index=index, index_kind=kind, tokens=tokens)
+        return cls(**arrays, index_kind=settings["index"], tokens=tokens, stored=stored)
 
 
 def _of_length_one(vectors: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refbert_dist.config import Experiment
+from refbert_dist.data.tokenizer import tokenized
 from refbert_dist.data.tokens import Part, TokenSet
 from refbert_dist.references.bm25 import Bm25
 from refbert_dist.references.dense import Dense, TokenVectors
@@ -60,18 +61,29 @@ def encode_texts(
     if isinstance(retriever, Bm25 | RandomDraw):
         return retriever.encode([joined(text) for text in texts])
     assert isinstance(retriever, Dense)
-    if retriever.tokens is None or tokenizer is None:
-        raise ValueError("dense lookup of a new text needs the tokenizer, and token vectors instead of the teacher")
     if not texts:
         return []
-    encoded = tokenizer(
-        [first for first, _ in texts],
-        None if texts[0][1] is None else [second for _, second in texts],
-        truncation="longest_first",
-        max_length=tokenizer.model_max_length,
-        verbose=False,
-    )
-    return list(retriever.encode(retriever.tokens.of([np.array(ids) for ids in encoded["input_ids"]])))
+    return list(retriever.encode(token_vectors(retriever.tokens, tokenizer, texts)))
+
+
+def token_vectors(
+    tokens: TokenVectors | None, tokenizer: PreTrainedTokenizerFast | None, texts: Sequence[TextPair]
+) -> np.ndarray:
+    """Vectors float32 ``[n, T]`` of texts, read as a pool is."""
+    if tokens is None or tokenizer is None:
+        raise ValueError("dense lookup of a new text needs the tokenizer, and token vectors instead of the teacher")
+    return tokens.of(tokenized(tokenizer, texts)[0])
+
+
+def rebuilt(retriever: Retriever, texts: Sequence[TextPair], tokenizer: PreTrainedTokenizerFast | None) -> Retriever:
+    """The same kind of index, with the same settings, over other texts; a dense one needs the tokenizer."""
+    if isinstance(retriever, Bm25):
+        return Bm25.build([joined(text) for text in texts], retriever.stop_words)
+    if isinstance(retriever, RandomDraw):
+        return RandomDraw(len(texts), retriever.seed)
+    assert isinstance(retriever, Dense) and retriever.tokens is not None
+    vectors = token_vectors(retriever.tokens, tokenizer, texts)
+    return Dense.build(vectors, retriever.index_kind, retriever.tokens)
 
 
 def load_retriever(kind: str, folder: Path) -> Retriever:

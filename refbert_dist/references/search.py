@@ -74,13 +74,16 @@ class GuardedSearch:
     def __init__(
         self,
         pool: Sequence[TextPair],
-        documents: np.ndarray,
+        documents: np.ndarray | None,
         retriever: Retriever,
         left_out: Iterable[int] = (),
     ) -> None:
-        """``documents`` int64 ``[N]`` of the pool's rows; ``left_out`` are rows that no query may read."""
+        """``documents`` int64 ``[N]`` of the pool's rows, None where they are not known.
+
+        ``left_out`` are rows that no query may read.
+        """
         self._pool = pool
-        self._documents = documents.tolist()
+        self._documents = None if documents is None else documents.tolist()
         self._retriever = retriever
         self._left_out = frozenset(left_out)
 
@@ -119,7 +122,7 @@ class GuardedSearch:
                 self._pool[row],
                 same_row=row == own_row,
                 query_document=document,
-                row_document=self._documents[row],
+                row_document=-1 if self._documents is None else self._documents[row],
             )
             if guard:
                 refused.append(guard)

@@ -62,12 +62,18 @@ def test_a_run_ends_with_table_and_paths_and_then_has_nothing_to_do(
 
 
 @pytest.mark.dist
-def test_predict_answers_line_by_line(finished: Path, refbert: Refbert) -> None:
+def test_predict_answers_line_by_line(finished: Path, tmp_path: Path, refbert: Refbert) -> None:
     code, out, err = refbert("predict", finished / "export", stdin="one passage\tanother\nemoji 🎉\tünïcode\n")
     assert code == 0, err
     answers = [json.loads(line) for line in out.splitlines()]
     assert [answer["label"] in (0, 1) for answer in answers] == [True, True]
     assert abs(sum(answers[0]["probabilities"]) - 1) < 1e-5
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one passage\tanother\nemoji 🎉\tünïcode\n")
+    assert refbert("predict", finished / "export", lines)[:2] == (0, out)
+    assert_one_sentence(
+        refbert("predict", finished / "export", tmp_path / "none"), "none cannot be read", "give a file"
+    )
 
 
 @pytest.mark.dist
@@ -293,7 +299,7 @@ def test_a_command_whose_section_is_missing(wrong: Wrong) -> None:
 
 
 def test_predict_without_a_model_or_with_odd_lines(finished: Path, tmp_path: Path, refbert: Refbert) -> None:
-    assert_one_sentence(refbert("predict", tmp_path), str(tmp_path), "config.json")
+    assert_one_sentence(refbert("predict", tmp_path), str(tmp_path), "manifest.json")
     export = finished / "export"
     assert_one_sentence(refbert("predict", export, stdin="a\tb\tc\n"), "line 1", "3 tab-separated")
     assert_one_sentence(refbert("predict", export, stdin="a\tb\nonly one\n"), "line 2")
@@ -305,9 +311,13 @@ def test_predict_without_a_model_or_with_odd_lines(finished: Path, tmp_path: Pat
 def test_predict_refuses_a_damaged_bank(finished: Path, tmp_path: Path, refbert: Refbert) -> None:
     folder = tmp_path / "export"
     shutil.copytree(finished / "export", folder)
-    states = folder / "bank" / "states.safetensors"
+    states = folder / "bank" / "states-0-0.safetensors"
     states.write_bytes(states.read_bytes()[:-1])
-    assert_one_sentence(refbert("predict", folder, stdin="a\tb\n"), "bank", "states.safetensors", code=1)
+    assert_one_sentence(refbert("predict", folder, stdin="a\tb\n"), "bank", states.name, code=1)
+    shutil.rmtree(folder / "bank")
+    assert_one_sentence(refbert("predict", folder, stdin="a\tb\n"), "no reference bank", "references=0")
+    code, out, err = refbert("predict", folder, "--references", "0", stdin="a\tb\n")
+    assert code == 0 and json.loads(out).keys() == {"label", "name", "probabilities"}, err
 
 
 @pytest.mark.dist

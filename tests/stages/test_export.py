@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from tiny import tiny_experiment
 from transformers import AutoTokenizer
 
 from refbert_dist import pipeline
+from refbert_dist.bank.reader import ReferenceBank
 from refbert_dist.config import Experiment
+from refbert_dist.config.schema import ExportConfig
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
-from refbert_dist.predictor import Predictor
-from refbert_dist.references.bank import ReferenceBank
+from refbert_dist.inference.pipeline import RefBertPipeline
 from refbert_dist.stages import export
 from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.evaluate import _student_forward
@@ -52,14 +54,21 @@ def test_the_folder_is_self_contained(done: Experiment) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
         "README.md",
+        "manifest.json",
+        "modeling_refbert.py",
+        "bm25s_lookup.py",
         "bank/bank.json",
-        "bank/states.safetensors",
-        "bank/texts.parquet",
+        "bank/states-0-0.safetensors",
+        "bank/texts-0.safetensors",
     } <= names
     assert not [name for name in names if name.endswith((".bin", ".pkl", ".pt", ".tmp"))]
     assert not [path.name for path in done.run.dir.iterdir() if path.name.endswith(".tmp")]
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["RefBertForSequenceClassification"] and config["reference_count"] == 2
+    assert config["id2label"] == {"0": "not_equivalent", "1": "equivalent"}
+    places = (str(done.run.dir), str(done.cache.dir), str(Path.home()))
+    contents = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert not [place for place in places if any(place.encode() in content for content in contents)]
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 64
 
 
@@ -69,14 +78,24 @@ def test_the_card_says_what_was_measured(done: Experiment) -> None:
     assert "2 layers x 24, 4 heads, 48 intermediate; 2 references an input." in card
     for system in ("teacher", "refbert"):
         accuracy, f1 = (rows[system, metric] for metric in ("accuracy", "f1"))
-        assert f"| {system} | {accuracy['score']:.4f} | {f1['score']:.4f} | {accuracy['params']:,} |" in card
+        name = {"teacher": "teacher", "refbert": "RefBERT k=2"}[system]
+        assert f"| {name} | {accuracy['score']:.4f} | {f1['score']:.4f} | {accuracy['params']:,} |" in card
+    header = yaml.safe_load(card.split("---")[1])
+    assert header == {
+        "library_name": "transformers",
+        "tags": ["refbert", "distillation"],
+        "pipeline_tag": "text-classification",
+    }
+    assert "- training: " in card and "- teacher: " in card and "`bm25s_lookup.py`" in card
 
 
 def test_the_bank_holds_the_projected_states_of_every_training_row(done: Experiment) -> None:
     folder = export.export_folder(done)
     bank = ReferenceBank.open(folder / "bank")
     pool = TokenSet.open(tokens_artifact(done, "train"))
-    assert (len(bank), bank.count, bank.max_length) == (len(pool), 2, 16)
+    said = bank.description
+    assert (len(bank), said.count, said.max_length, said.texts) == (len(pool), 2, 16, "kept")
+    assert list(bank.texts) == pool.texts()
     setting = Setting(done, "task", CPU)
     student = load_classifier(model_folder(done, "prediction-refbert")).eval()
     rows = np.array([[0, 59], [17, 33]])
@@ -98,7 +117,7 @@ def test_the_exported_model_gives_the_probabilities_that_were_evaluated(done: Ex
     setting = Setting(done, "task", CPU)
     student = load_classifier(model_folder(done, "prediction-refbert")).eval()
     logits = _student_forward(student, setting, "refbert", dev, CPU)(np.arange(len(dev)))
-    answers = Predictor(export.export_folder(done), device="cpu")(dev.texts())
+    answers = RefBertPipeline(export.export_folder(done), device="cpu")(dev.texts())
     references = setting.references("refbert", "dev")
     assert references is not None
     assert [answer["references"] for answer in answers] == [
@@ -116,7 +135,32 @@ def test_exporting_again_replaces_the_folder(done: Experiment) -> None:
     result = export.run(done)
     after = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert after == before
+    scores = result.pop("scores")
     assert result == {"folder": str(folder), "system": "refbert", "bytes": sum(map(len, after.values()))}
+    dev = TokenSet.open(tokens_artifact(done, "dev"))
+    answers = RefBertPipeline(folder, device="cpu")(dev.texts())
+    assert dev.labels is not None
+    accuracy = np.mean([answer["label"] == label for answer, label in zip(answers, dev.labels, strict=True)])
+    assert scores["torch"]["accuracy"] == pytest.approx(accuracy)
+    assert f"| torch | {accuracy:.4f} |" in (folder / "README.md").read_text()
+
+
+def test_a_bank_is_exported_as_asked_for(done: Experiment) -> None:
+    """In half the space and without texts; a run makes the folder again when that is asked for, and only then."""
+    folder = export.export_folder(done)
+    whole = (folder / "bank" / "states-0-0.safetensors").stat().st_size
+    answers = RefBertPipeline(folder, device="cpu")(TokenSet.open(tokens_artifact(done, "dev")).texts())
+    small = done.model_copy(update={"export": ExportConfig(bank_codec="int8", bank_texts=False)})
+    assert [stage.name for stage in pipeline.missing_stages(small)] == ["export"]
+    pipeline.run(small)
+    assert pipeline.missing_stages(small) == []
+    assert [stage.name for stage in pipeline.missing_stages(done)] == ["export"]
+    assert (folder / "bank" / "states-0-0.safetensors").stat().st_size < 0.7 * whole
+    assert not (folder / "bm25s_lookup.py").exists()
+    near = RefBertPipeline(folder, device="cpu")(TokenSet.open(tokens_artifact(done, "dev")).texts())
+    for one, two in zip(answers, near, strict=True):
+        assert one["probabilities"] == pytest.approx(two["probabilities"], abs=0.02)
+    pipeline.run(done)
 
 
 def test_a_fault_leaves_the_folder_that_stands(done: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +170,7 @@ def test_a_fault_leaves_the_folder_that_stands(done: Experiment, monkeypatch: py
     def fail(*_: object) -> str:
         raise RuntimeError("pulled the plug")
 
-    monkeypatch.setattr(export, "_card", fail)
+    monkeypatch.setattr(export, "card", fail)
     with pytest.raises(RuntimeError, match="pulled the plug"):
         export.run(done)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished import PAIRS, SINGLES, config, exported
 from mlflow_stores import Server, Stored, new_run, sync
-from test_predictor import PAIRS, SINGLES, config, exported
 
 from refbert_dist.config import Experiment, parse_experiment
 from refbert_dist.errors import UserError
+from refbert_dist.inference.pipeline import RefBertPipeline
 from refbert_dist.models.modeling_refbert import RefBertModel
-from refbert_dist.predictor import Predictor, TextPair
+from refbert_dist.references.guards import TextPair
 from refbert_dist.tracking.mlflow_model import exported_model
 
 
@@ -22,7 +23,7 @@ from refbert_dist.tracking.mlflow_model import exported_model
 def test_the_signature_names_what_comes_out(tmp_path: Path, texts: list[TextPair], fields: dict[str, Any]) -> None:
     model = exported_model(exported(tmp_path, texts[:20], **fields))
     assert model is not None
-    (answer,) = Predictor(tmp_path, device="cpu")(texts[20:21])
+    (answer,) = RefBertPipeline(tmp_path, device="cpu")(texts[20:21])
     assert [column["name"] for column in model.outputs] == list(answer)
     kinds = {"double": float, "long": int}
     for column in model.outputs:
@@ -61,7 +62,7 @@ def test_a_registered_model_loads_and_predicts_and_is_registered_once(
     model = mlflow.pyfunc.load_model("models:/same-topic/1")
     assert model.metadata.signature.inputs.input_names() == ["text", "text_b"]
     frame = pandas.DataFrame(PAIRS[15:], columns=["text", "text_b"])
-    assert model.predict(frame) == Predictor(folder, device="cpu")(PAIRS[15:])
+    assert model.predict(frame) == RefBertPipeline(folder, device="cpu")(PAIRS[15:])
     local = Path(mlflow.artifacts.download_artifacts("models:/same-topic/1"))
     assert not [path for path in local.rglob("*") if path.suffix in (".pkl", ".pickle", ".bin")]
     required = (local / "requirements.txt").read_text()
@@ -80,7 +81,7 @@ def test_a_text_alone_needs_no_second_column(run_dir: Path, monkeypatch: pytest.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", copy.uri)
     model = mlflow.pyfunc.load_model("models:/sentiment/1")
     texts = [text for text, _ in SINGLES[25:]]
-    answers = Predictor(folder, device="cpu")(SINGLES[25:])
+    answers = RefBertPipeline(folder, device="cpu")(SINGLES[25:])
     assert model.predict(pandas.DataFrame({"text": texts})) == answers
     assert model.predict(pandas.DataFrame({"text": texts, "text_b": [None] * len(texts)})) == answers
 

@@ -3,48 +3,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from banks import LENGTHS, TEXTS, WIDTH, states, write
 
+from refbert_dist.artifacts.disk import to_json
+from refbert_dist.artifacts.seals import sealed
+from refbert_dist.bank.reader import ReferenceBank
+from refbert_dist.bank.writer import write_bank
 from refbert_dist.config import Experiment, parse_experiment
 from refbert_dist.data.tokenizer import load_tokenizer
 from refbert_dist.data.tokens import TokenSet, build_tokens, parts, tokens_artifact
 from refbert_dist.errors import RefusedError, UserError
-from refbert_dist.references.bank import ReferenceBank
-from refbert_dist.references.bm25 import Bm25
-from refbert_dist.references.dense import Dense
-from refbert_dist.references.guards import TextPair
 from refbert_dist.references.lookup import build_neighbours
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
-from refbert_dist.references.retriever import Retriever
 from refbert_dist.references.retriever_choice import pool_retriever
-
-TEXTS: list[TextPair] = [
-    ("red apples grow on trees", None),
-    ("blue birds sing at dawn", None),
-    ("red pears grow on bushes", None),
-    ("yellow lemons taste sour", None),
-]
-LENGTHS = (3, 1, 4, 2)
-WIDTH = 5
-
-
-def states(seed: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [rng.normal(size=(length, WIDTH)).astype(np.float32) for length in LENGTHS]
-
-
-def words() -> Retriever:
-    return Bm25.build([text for text, _ in TEXTS], "english")
-
-
-def write(folder: Path, **changes: object) -> Path:
-    given = {"count": 2, "retriever": words(), "left_out": [], **changes}
-    ReferenceBank.write(folder, TEXTS, np.arange(4), iter(states(0)), states(1), **given)  # type: ignore[arg-type]
-    return folder
 
 
 def test_a_bank_gives_back_what_was_written(tmp_path: Path) -> None:
     bank = ReferenceBank.open(write(tmp_path / "bank"))
-    assert (len(bank), bank.count, bank.max_length) == (4, 2, 4)
+    assert (len(bank), bank.description.count, bank.description.max_length) == (4, 2, 4)
+    assert (bank.ids.tolist(), list(bank.texts)) == ([0, 1, 2, 3], TEXTS)
     ids = np.array([[2, -1], [1, 3]])
     keys, values, mask = bank.gather(ids)
     assert keys.shape == values.shape == (2, 2, 4, WIDTH)
@@ -52,8 +29,8 @@ def test_a_bank_gives_back_what_was_written(tmp_path: Path) -> None:
     assert mask.sum(-1).tolist() == [[4, 0], [1, 2]]
     for row, column in ((0, 0), (1, 0), (1, 1)):
         number, length = ids[row, column], LENGTHS[ids[row, column]]
-        np.testing.assert_array_equal(keys[row, column, :length], states(0)[number].astype(np.float16))
-        np.testing.assert_array_equal(values[row, column, :length], states(1)[number].astype(np.float16))
+        np.testing.assert_array_equal(keys[row, column, :length], states()[number][0].astype(np.float16))
+        np.testing.assert_array_equal(values[row, column, :length], states()[number][1].astype(np.float16))
         assert not keys[row, column, length:].any()
     assert not keys[0, 1].any()
 
@@ -136,12 +113,10 @@ def test_held_out_texts_get_the_neighbours_they_had_in_training(
         assert sum(manifest["refused"].values()) > len(table.left_out)
     rows = [np.zeros((2, WIDTH), np.float32)] * len(pool)
     texts = pool.texts()
-    ReferenceBank.write(
+    write_bank(
         tmp_path / "bank",
         texts,
-        pool.documents,
-        rows,
-        rows,
+        [(state, state) for state in rows],
         count=3,
         retriever=pool_retriever(exp, "train", pool, np.arange(len(pool)), texts),
         left_out=table.left_out,
@@ -155,17 +130,11 @@ def test_held_out_texts_get_the_neighbours_they_had_in_training(
     assert bank.lookup([]).shape == (0, 3)
 
 
-def test_a_bank_cannot_run_a_teacher(tmp_path: Path) -> None:
-    deep = Dense.build(np.eye(4, dtype=np.float32), "flat")
-    with pytest.raises(ValueError, match="check_exportable"):
-        write(tmp_path / "bank", retriever=deep)
-
-
 def test_nothing_is_pickled_and_the_states_are_not_padded(tmp_path: Path) -> None:
     folder = write(tmp_path / "bank")
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".json", ".parquet", ".safetensors"}
-    assert (folder / "states.safetensors").stat().st_size < 2 * 2 * WIDTH * sum(LENGTHS) + 1000
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert (folder / "states-0-0.safetensors").stat().st_size < 2 * 2 * WIDTH * sum(LENGTHS) + 1000
     described = json.loads((folder / "bank.json").read_text())
     assert set(described["files"]) == {str(path.relative_to(folder)) for path in files} - {"bank.json"}
     assert (described["count"], described["retriever"], described["max_length"]) == (2, "bm25", 4)
@@ -177,42 +146,73 @@ def test_any_changed_byte_is_found(tmp_path: Path) -> None:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(RefusedError, match=f"is damaged: .*{path.name} has changed"):
+            ReferenceBank.open(folder).verify()
+        path.write_bytes(content[:-1])
+        with pytest.raises(RefusedError, match=f"is damaged: .*{path.name} has changed"):
             ReferenceBank.open(folder)
         path.unlink()
         with pytest.raises(RefusedError, match=f"lacks .*{path.name}; export the model again"):
             ReferenceBank.open(folder)
         path.write_bytes(content)
-    ReferenceBank.open(folder)
+    ReferenceBank.open(folder).verify()
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int8"])
+def test_a_changed_state_is_found_when_it_is_read(tmp_path: Path, codec: str) -> None:
+    folder = write(tmp_path / "bank", codec=codec)
+    bank = ReferenceBank.open(folder)
+    for name, number in (("keys", 2), ("values", 0)):
+        row = bank.states.stored(number)[name]
+        path = folder / "states-0-0.safetensors"
+        content = path.read_bytes()
+        place = content.index(row.tobytes())
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        damaged = ReferenceBank.open(folder)
+        damaged.verify(states=False)
+        damaged.gather(np.array([[1, 3]]))
+        with pytest.raises(RefusedError, match=f"the states of reference {number} have changed; export"):
+            damaged.gather(np.array([[0, 2]]))
+        path.write_bytes(content)
 
 
 def test_missing_broken_or_newer_description(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no reference bank \(bank.json is missing\)"):
         ReferenceBank.open(tmp_path)
     folder = write(tmp_path / "bank")
-    described = json.loads((folder / "bank.json").read_text())
-    (folder / "bank.json").write_text(json.dumps({**described, "format_version": 3}))
-    with pytest.raises(UserError, match="has format_version 3, this program reads 2"):
+    content = (folder / "bank.json").read_text()
+    (folder / "bank.json").write_text(content.replace('"count": 2', '"count": 3'))
+    with pytest.raises(RefusedError, match=r"bank\.json has changed"):
+        ReferenceBank.open(folder)
+    described = json.loads(content)
+    described.pop("seal")
+    (folder / "bank.json").write_text(to_json(sealed({**described, "format_version": 4})))
+    with pytest.raises(
+        UserError, match=r"written by a newer version of this program .format_version 4; this one reads 3"
+    ):
         ReferenceBank.open(folder)
     (folder / "bank.json").write_text("{")
-    with pytest.raises(RefusedError, match=r"bank.json is not JSON"):
+    with pytest.raises(RefusedError, match=r"bank\.json has changed"):
         ReferenceBank.open(folder)
 
 
-def test_an_interrupted_rewrite_leaves_no_bank(tmp_path: Path) -> None:
+def test_a_bank_without_texts_still_keeps_a_text_from_itself(tmp_path: Path) -> None:
+    folder = write(tmp_path / "bank", keep_texts=False)
+    assert not any(b"apples" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    bank = ReferenceBank.open(folder)
+    assert bank.lookup([("red apples", None), ("Red apples  GROW on trees", None)]).tolist() == [[0, 2], [2, -1]]
+    assert bank.lookup([("red apples", None)], 1).tolist() == [[0]]
+
+
+def test_a_folder_that_cannot_be_written_is_read(tmp_path: Path) -> None:
+    """By another user, because root may write anywhere."""
     folder = write(tmp_path / "bank")
-    too_large = [np.full((length, WIDTH), 1e6, np.float32) for length in LENGTHS]
-    with pytest.raises(RefusedError, match="the values of the reference bank do not fit float16"):
-        ReferenceBank.write(folder, TEXTS, np.arange(4), states(0), too_large, count=1, retriever=words(), left_out=[])
-    with pytest.raises(UserError, match="holds no reference bank"):
-        ReferenceBank.open(folder)
-
-
-def test_rows_must_agree(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="4 texts, 4 documents, 3 states"):
-        ReferenceBank.write(
-            tmp_path, TEXTS, np.arange(4), states(0)[:3], states(1)[:3], count=1, retriever=words(), left_out=[]
-        )
-    with pytest.raises(ValueError, match="different lengths"):
-        ReferenceBank.write(
-            tmp_path, TEXTS, np.arange(4), states(0), states(1)[::-1], count=1, retriever=words(), left_out=[]
-        )
+    for path in [*folder.rglob("*"), folder]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    bank = ReferenceBank.open(folder)
+    bank.gather(bank.lookup([("red apples", None)]))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755)
