@@ -78,7 +78,7 @@ def search_values(folder: Path, way: str, trials: int) -> dict[str, Any]:
             "run": {"dir": str(folder / way)},
             "cache": {"dir": str(folder / f"cache-{way}"), "shard_tokens": 8192, "batch_tokens": 2048},
             "teacher": weights_of_bert,
-            "corpus": {**builtin, "max_length": 128, "max_documents": 36},
+            "corpus": {**builtin, "max_length": 128, "max_documents": 24},
             "task": {
                 **builtin,
                 "name": "same-topic",
