@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,21 @@ Profiled = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="On a cluster: stay until the jobs have ended.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run.")]
+
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")]
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="An exported model folder.")]
+References = Annotated[
+    int | None,
+    typer.Option(min=0, help="References to read for each text, instead of as many as in training; 0 needs no bank."),
+]
+RuntimeName = Annotated[
+    Literal["torch", "onnx", "onnx-int8"],
+    typer.Option(help="What computes; the latter two need a model exported with --onnx."),
+]
+Device = Annotated[str | None, typer.Option(help="As torch names it; by default a GPU if there is one.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"], typer.Option(help="Number format in which everything is computed.")
+]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from refbert_dist.artifacts import read_json
-from refbert_dist.config import Experiment
+from refbert_dist.config import SYSTEM_LABELS, Experiment
 
 
 def show_results(exp: Experiment, console: Console) -> None:
@@ -28,14 +29,13 @@ def show_results(exp: Experiment, console: Console) -> None:
     table.add_column("system")
     for heading in ("params", "smaller", "ms", "faster", *metrics, "steps"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for system in ("teacher", "tinybert", "refbert"):
+    for system, label in SYSTEM_LABELS.items():
         mine = {row["metric"]: row for row in rows if row["system"] == system}
         if not mine:
             continue
         row = mine[metrics[0]]
-        names = {"teacher": "teacher", "tinybert": "TinyBERT", "refbert": f"RefBERT k={row['references']}"}
         table.add_row(
-            names[system],
+            label.format(**row),
             f"{row['params'] / 1e6:.2f} M",
             f"{row['size_ratio']:.2f}x",
             "" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}",
@@ -106,3 +106,10 @@ def show_paths(exp: Experiment, console: Console) -> None:
             console.print(f"{name:8} {path}", highlight=False, soft_wrap=True)
     if (run_dir / "results.json").exists():
         console.print(f"try it   printf 'a text\\tanother\\n' | refbert predict {run_dir}/export", highlight=False)
+
+
+def show_benchmark(exp: Experiment) -> None:
+    """The tables of a benchmark, and where they lie."""
+    folder = exp.run.dir / "benchmark"
+    typer.echo((folder / "benchmark.md").read_text(encoding="utf-8"))
+    typer.echo(f"{folder}/benchmark.md  benchmark.html  benchmark.json")

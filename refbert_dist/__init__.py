@@ -6,8 +6,8 @@ The same stages that the ``refbert`` command runs, from Python::
     experiment = refbert_dist.load_experiment("configs/demo.yaml", ["student.layers=3"])
     refbert_dist.run(experiment)                     # all stages, in this process
     refbert_dist.run(experiment, ["cache-general"])  # one stage, and what it needs
-    predictor = refbert_dist.Predictor("runs/demo/export")
-    predictor([("a first passage", "a second passage")])
+    pipeline = refbert_dist.RefBertPipeline("runs/demo/export")
+    pipeline([("a first passage", "a second passage")])
 
 Importing this package is cheap; torch and transformers are imported by what needs them. transformers' auto classes know
 ``RefBertModel`` and ``RefBertForSequenceClassification`` from then on.
@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 from refbert_dist._auto import register_when_imported
 
 if TYPE_CHECKING:
+    from refbert_dist.bank.reader import ReferenceBank
     from refbert_dist.config import Experiment, load_experiment
+    from refbert_dist.inference.pipeline import RefBertPipeline
     from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
     from refbert_dist.pipeline import STAGES, run
-    from refbert_dist.predictor import Predictor
 
 register_when_imported()
 
@@ -33,7 +34,8 @@ _PLACES = {
     "load_experiment": "refbert_dist.config",
     "STAGES": "refbert_dist.pipeline",
     "run": "refbert_dist.pipeline",
-    "Predictor": "refbert_dist.predictor",
+    "RefBertPipeline": "refbert_dist.inference.pipeline",
+    "ReferenceBank": "refbert_dist.bank.reader",
     "RefBertConfig": "refbert_dist.models.modeling_refbert",
     "RefBertForSequenceClassification": "refbert_dist.models.modeling_refbert",
     "RefBertModel": "refbert_dist.models.modeling_refbert",
@@ -42,10 +44,11 @@ _PLACES = {
 __all__ = [
     "STAGES",
     "Experiment",
-    "Predictor",
     "RefBertConfig",
     "RefBertForSequenceClassification",
     "RefBertModel",
+    "RefBertPipeline",
+    "ReferenceBank",
     "load_experiment",
     "run",
 ]

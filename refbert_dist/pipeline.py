@@ -22,9 +22,11 @@ from refbert_dist.config import Experiment, load_experiment
 from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefBertError, StoppedError, UserError, did_you_mean
+from refbert_dist.onnx_library import EXPORT_ASKS, require_onnx
 from refbert_dist.references.neighbours import check_exportable, neighbours_artifact
 from refbert_dist.references.vectors import needs_vectors, vectors_artifact
 from refbert_dist.rundir import EXPERIMENT, is_search, open_run, record_stage, stage_record
+from refbert_dist.tracking.files import read_json_or_none
 from refbert_dist.tracking.mlflow_sync import MlflowSync
 from refbert_dist.tracking.system import sampled
 
@@ -96,6 +98,18 @@ def leaves(exp: Experiment) -> list[Leaf]:
 
 def _leaves_stand(exp: Experiment, stage: str) -> bool:
     return all(leaf.artifact.complete for leaf in leaves(exp) if leaf.stage == stage)
+
+
+def _benchmarked(exp: Experiment) -> bool:
+    """Whether there are figures of what is asked for now."""
+    found = read_json_or_none(exp.run.dir / "benchmark" / "benchmark.json") or {}
+    return exp.benchmark is not None and found.get("settings") == exp.benchmark.model_dump(mode="json")
+
+
+def _exported(exp: Experiment) -> bool:
+    """Whether the model folder is there, with what is asked for now."""
+    manifest = read_json_or_none(exp.run.dir / "export" / "manifest.json") or {}
+    return bool(manifest.get("export") == exp.export.model_dump(mode="json"))
 
 
 STAGES = (
@@ -176,7 +190,15 @@ STAGES = (
         "refbert_dist.stages.export:run",
         ("distill-general", "evaluate"),
         wanted=lambda exp: not is_search(exp.run.dir),
-        done=lambda exp: (exp.run.dir / "export" / "config.json").exists(),
+        done=lambda exp: _exported(exp),
+    ),
+    Stage(
+        "benchmark",
+        "what its shape costs beside the teacher's",
+        "refbert_dist.benchmark.run:run",
+        (),
+        wanted=lambda exp: exp.benchmark is not None and not is_search(exp.run.dir),
+        done=lambda exp: _benchmarked(exp),
     ),
     Stage(
         # The only one that lies above this package: the name is looked up when the stage runs.
@@ -236,6 +258,12 @@ def check(exp: Experiment, targets: Iterable[str] = ()) -> None:
     preflight.check(exp)
     if "export" in targets:
         check_exportable(exp)
+        if exp.export.onnx:
+            require_onnx(*EXPORT_ASKS)
+    if "benchmark" in targets and exp.benchmark:
+        graphs = [way for way in exp.benchmark.ways if way.startswith("onnx")]
+        if graphs:
+            require_onnx(f"benchmark.ways has {graphs[0]}", "benchmark.ways=[eager]")
     for part in parts(exp):
         if tokens_artifact(exp, part).complete:
             check_sources(exp, part)

@@ -59,4 +59,6 @@ def _lengths(exp: Experiment) -> dict[str, int]:
         lengths["corpus.max_length"] = exp.corpus.max_length
     if exp.task:
         lengths["task.max_length"] = exp.task.max_length
+    if exp.benchmark:
+        lengths["benchmark.lengths"] = max(exp.benchmark.lengths)
     return lengths

@@ -45,6 +45,8 @@ MAY_CHANGE = (
     "engine.checkpoint_steps",
     "engine.keep_checkpoints",
     "evaluate.batch_size",
+    "export",
+    "benchmark",
 )
 """Settings that do not change what is computed, or only its rounding, and so may differ when a run is continued."""
 

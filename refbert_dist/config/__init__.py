@@ -9,6 +9,8 @@ from refbert_dist.config.load import (
     to_yaml,
 )
 from refbert_dist.config.schema import (
+    SYSTEM_LABELS,
+    BenchmarkConfig,
     CorpusConfig,
     DistillConfig,
     EngineConfig,
@@ -18,10 +20,13 @@ from refbert_dist.config.schema import (
     StudentConfig,
     SystemName,
     TaskConfig,
+    Way,
 )
 from refbert_dist.config.weights import LossWeights
 
 __all__ = [
+    "SYSTEM_LABELS",
+    "BenchmarkConfig",
     "CorpusConfig",
     "DistillConfig",
     "EngineConfig",
@@ -32,6 +37,7 @@ __all__ = [
     "StudentConfig",
     "SystemName",
     "TaskConfig",
+    "Way",
     "first_difference",
     "load_experiment",
     "parse_experiment",

@@ -20,6 +20,8 @@ from refbert_dist.config.section import Section as Section
 from refbert_dist.config.weights import LossWeights
 
 SystemName = Literal["refbert", "tinybert"]
+SYSTEM_LABELS = {"teacher": "teacher", "tinybert": "TinyBERT", "refbert": "RefBERT k={references}"}
+"""Systems for people, in the order of tables; ``references`` is the number that is read for each input."""
 
 
 class RunConfig(Section):
@@ -310,6 +312,43 @@ class EvaluateConfig(Section):
     """Timed passes of each system, interleaved; the median counts. 0 times nothing."""
 
 
+class ExportConfig(Section):
+    bank_codec: Literal["fp16", "int8"] = "fp16"
+    """How the references' projected keys and values are stored; int8 takes half the space of fp16."""
+    bank_texts: bool = True
+    """Ship the references' texts. Without them a text is still kept from reading itself, but may read one that contains
+    it, and references can be neither shown nor added and removed later."""
+    onnx: bool = False
+    """Also write ``model.onnx``, and with dynamic int8 quantisation ``model.int8.onnx``."""
+
+
+Way = Literal["eager", "compiled", "bf16", "compiled-bf16", "onnx", "onnx-int8"]
+
+
+class BenchmarkConfig(Section):
+    lengths: tuple[Annotated[int, Field(ge=8)], ...] = (32, 128, 384)
+    """Tokens of an input."""
+    batch_sizes: tuple[Positive, ...] = (1, 8, 32)
+    """Texts in one forward pass."""
+    reference_counts: tuple[NonNegative, ...] = (0, 1, 4)
+    """References of ``references.max_length`` tokens that RefBERT reads for each input."""
+    ways: tuple[Way, ...] = ("eager",)
+    """Ways to compute: by torch as it is, compiled, either in bf16; by onnxruntime, also in int8 (dynamic
+    quantisation). Ratios are to the teacher's shape by the first of them."""
+    pool_texts: Positive = 10_000
+    """Known texts that are looked up, or as many as ``corpus`` has."""
+    rounds: Positive = 10
+    """Turns that each system has; medians of the turns count."""
+
+    @model_validator(mode="after")
+    def _names_something(self) -> BenchmarkConfig:
+        for name in ("lengths", "batch_sizes", "reference_counts", "ways"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"benchmark.{name} is {list(values)}; give one value at least, and none twice")
+        return self
+
+
 class Experiment(Section):
     """Everything one experiment needs; see ``configs/demo.yaml`` for a complete file."""
 
@@ -343,11 +382,20 @@ class Experiment(Section):
     """Metrics and MLflow."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Scoring and timing."""
+    export: ExportConfig = ExportConfig()
+    """The model folder."""
+    benchmark: BenchmarkConfig | None = None
+    """What ``refbert benchmark`` measures; ``null`` takes its defaults."""
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Experiment:
         if self.corpus is None and self.task is None:
             raise ValueError("corpus and task are both missing; give at least one of the two sections")
+        if self.benchmark and self.corpus is None:
+            raise ValueError(
+                "corpus is missing, which benchmark takes its texts from; set corpus.path, to "
+                "builtin:python-docs for one"
+            )
         if not self.systems or len(set(self.systems)) != len(self.systems):
             raise ValueError(
                 f"systems is {list(self.systems)}; name each of refbert, tinybert at most once, and one at least"

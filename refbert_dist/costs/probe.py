@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertModel
 
 from refbert_dist.cache.contract import stored_layers
 from refbert_dist.config import Experiment
@@ -18,7 +18,7 @@ from refbert_dist.costs.work import Work, forward, teacher_shape
 from refbert_dist.engine.distributed import DTYPES, device_of
 from refbert_dist.engine.world import World
 from refbert_dist.models.locate import TeacherInfo, resolve_model, teacher_info
-from refbert_dist.models.teacher import Teacher
+from refbert_dist.models.teacher import Teacher, bert_config
 
 PROBE_S = 5.0
 WARM_UP = 1
@@ -88,12 +88,4 @@ def _teacher(spec: str, info: TeacherInfo) -> Teacher:
     """The teacher; where it would have to be downloaded, a random BERT of its shape, which is as fast."""
     if not _is_random(spec):
         return Teacher.load(spec)
-    config = BertConfig(
-        vocab_size=info.vocab_size,
-        hidden_size=info.hidden,
-        num_hidden_layers=info.layers,
-        num_attention_heads=info.heads,
-        intermediate_size=info.intermediate,
-        max_position_embeddings=info.max_positions,
-    )
-    return Teacher(BertModel(config, add_pooling_layer=False)).eval()
+    return Teacher(BertModel(bert_config(info), add_pooling_layer=False)).eval()

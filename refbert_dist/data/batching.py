@@ -31,11 +31,15 @@ def token_batch(tokens: TokenSet, samples: np.ndarray, pad_id: int, cut: int | N
     """``input_ids``, ``token_type_ids`` (int64) and ``attention_mask`` (int64), each ``[N, max L]``."""
     ids = [tokens.ids(int(sample))[:cut] for sample in samples]
     types = [tokens.types(int(sample))[:cut] for sample in samples]
-    mask = length_mask([len(row) for row in ids])
+    return {name: torch.from_numpy(array) for name, array in pad_tokens(ids, types, pad_id).items()}
+
+
+def pad_tokens(ids: Sequence[np.ndarray], types: Sequence[np.ndarray], pad_id: int) -> dict[str, np.ndarray]:
+    """As :func:`token_batch`, of the ids and types of each sample, in numpy."""
     return {
-        "input_ids": torch.from_numpy(pad_rows(ids, pad_id).astype(np.int64)),
-        "token_type_ids": torch.from_numpy(pad_rows(types).astype(np.int64)),
-        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        "input_ids": pad_rows(ids, pad_id).astype(np.int64),
+        "token_type_ids": pad_rows(types).astype(np.int64),
+        "attention_mask": length_mask([len(row) for row in ids]).astype(np.int64),
     }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from refbert_dist.artifacts import hash_strings
 from refbert_dist.errors import UserError
@@ -43,6 +46,26 @@ def load_tokenizer(model_dir_or_name: str) -> PreTrainedTokenizerFast:
             "save a tokenizer.json beside the model"
         )
     return tokenizer
+
+
+def tokenized(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str | None]]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Ids and types, int64, of texts or pairs, cut to the tokenizer's ``model_max_length`` (the longer one first)."""
+    if not texts:
+        return [], []
+    encoded = tokenizer(
+        [first for first, _ in texts],
+        None if texts[0][1] is None else [second for _, second in texts],
+        truncation="longest_first",
+        max_length=tokenizer.model_max_length,
+        # Some tokenizers, RoBERTa's for one, leave them out unless asked.
+        return_token_type_ids=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    ids, types = ([np.array(row, np.int64) for row in encoded[name]] for name in ("input_ids", "token_type_ids"))
+    return ids, types
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 
 from refbert_dist.errors import UserError
-from refbert_dist.models.locate import resolve_model
+from refbert_dist.models.locate import TeacherInfo, resolve_model
 from refbert_dist.models.parts import EXACT
 
 
@@ -119,6 +119,19 @@ class Teacher(nn.Module):
         self.samples += len(input_ids)
         outputs: Tensor = self.model(**self._inputs(input_ids, attention_mask, token_type_ids), return_dict=True).logits
         return outputs
+
+
+def bert_config(info: TeacherInfo) -> BertConfig:
+    """A BERT of this shape, which is as fast whatever its weights."""
+    return BertConfig(
+        vocab_size=info.vocab_size,
+        hidden_size=info.hidden,
+        num_hidden_layers=info.layers,
+        num_attention_heads=info.heads,
+        intermediate_size=info.intermediate,
+        max_position_embeddings=info.max_positions,
+        type_vocab_size=info.type_vocab_size,
+    )
 
 
 def _is_encoder_weight(model: Any, name: str) -> bool:

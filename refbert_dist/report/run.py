@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refbert_dist.artifacts import Artifact, write_text
-from refbert_dist.config import Experiment, to_yaml
+from refbert_dist.config import SYSTEM_LABELS, Experiment, to_yaml
 from refbert_dist.data.tokens import parts
 from refbert_dist.errors import RefBertError
 from refbert_dist.pipeline import STAGES, Stage, leaves
@@ -29,8 +29,6 @@ from refbert_dist.rundir import stage_record, started_in
 from refbert_dist.tracking.files import read_json_or_none
 from refbert_dist.tracking.progress import format_duration, format_progress
 from refbert_dist.tracking.provenance import FILE_NAME as PROVENANCE
-
-SYSTEMS = {"teacher": "teacher", "tinybert": "TinyBERT", "refbert": "RefBERT k={references}"}
 
 UNSEEN = (RefBertError, OSError)
 """A run may be reported from a place that does not see its cache or its teacher, or when these are gone."""
@@ -80,7 +78,7 @@ def _results(run_dir: Path) -> str:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     timed = rows[0]["latency_ms"] is not None
     lines = []
-    for system, name in SYSTEMS.items():
+    for system, name in SYSTEM_LABELS.items():
         mine = {row["metric"]: row for row in rows if row["system"] == system}
         if mine:
             row = mine[metrics[0]]

@@ -6,24 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from refbert_dist.models.labels import class_names, is_classifier, label_count
 from refbert_dist.tracking.mlflow_store import ModelFolder
 from refbert_dist.tracking.provenance import installed_version
 
-LOADER = "refbert_dist.predictor"
+LOADER = "refbert_dist.inference.pyfunc"
 REQUIREMENTS = ("refbert-dist", "torch", "transformers")
-LABELS = 2
-"""Of a classifier whose configuration does not list them."""
 
 
 def exported_model(folder: Path) -> ModelFolder | None:
     """The model in an export folder; None when that holds an encoder without a head, which predicts nothing."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if not any("SequenceClassification" in name for name in config["architectures"]):
+    if not is_classifier(config):
         return None
-    if len(config.get("id2label", range(LABELS))) == 1:
+    if label_count(config) == 1:
         answers = [_column("score", "double")]
     else:
-        answers = [_column("label", "long"), _list("probabilities", "double")]
+        name = [_column("name", "string")] if class_names(config) else []
+        answers = [_column("label", "long"), *name, _list("probabilities", "double")]
     if config["reference_count"]:
         answers.append(_list("references", "long"))
     versions = {name: version for name in REQUIREMENTS if (version := installed_version(name))}

@@ -23,6 +23,10 @@ RATE_WINDOW_S = 30.0
 logger = logging.getLogger(__name__)
 
 
+def _to_log(line: str) -> None:
+    logger.info("%s", line)
+
+
 class Progress:
     """Counts ``done`` of ``total`` units of a stage; used by one process of it.
 
@@ -34,10 +38,17 @@ class Progress:
         unit: plural name of a unit, such as ``steps`` or ``tokens``.
         run_dir: where the file goes; without it only log lines are written.
         enabled: False makes every method do nothing (all ranks but the first).
+        say: takes the line that is due now and then.
     """
 
     def __init__(
-        self, stage: str, total: int | None, unit: str, run_dir: Path | str | None = None, enabled: bool = True
+        self,
+        stage: str,
+        total: int | None,
+        unit: str,
+        run_dir: Path | str | None = None,
+        enabled: bool = True,
+        say: Callable[[str], object] = _to_log,
     ) -> None:
         self.stage = stage
         self.total = total
@@ -45,7 +56,9 @@ class Progress:
         self._path = progress_path(run_dir, stage) if run_dir is not None else None
         self._enabled = enabled
         self._history: deque[tuple[float, int]] = deque()
-        self._state: dict[str, Any] | None = None
+        self.state: dict[str, Any] | None = None
+        """As :func:`read_progress` gives it."""
+        self._say = say
         self._written_at = -WRITE_INTERVAL_S
         self._logged_at = monotonic()
         self._logged: dict[str, Any] | None = None
@@ -56,7 +69,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._state is not None and self._state is not self._logged:
+        if self.state is not None and self.state is not self._logged:
             self._write()
             self._log()
 
@@ -70,7 +83,7 @@ class Progress:
             self._history.popleft()
         since, before = self._history[0]
         rate = (done - before) / (now - since) if now > since and done > before else None
-        self._state = {
+        self.state = {
             "stage": self.stage,
             "done": done,
             "total": self.total,
@@ -78,7 +91,7 @@ class Progress:
             "rate": rate,
             "eta_s": max(self.total - done, 0) / rate if rate and self.total is not None else None,
             "time": time.time(),
-            "numbers": {**(self._state["numbers"] if self._state else {}), **numbers},
+            "numbers": {**(self.state["numbers"] if self.state else {}), **numbers},
         }
         if now - self._written_at >= WRITE_INTERVAL_S:
             self._written_at = now
@@ -89,12 +102,12 @@ class Progress:
 
     def _write(self) -> None:
         if self._path is not None:
-            replace_json(self._path, self._state)
+            replace_json(self._path, self.state)
 
     def _log(self) -> None:
-        if self._state is not None:
-            self._logged = self._state
-            logger.info("%s", format_progress(self._state))
+        if self.state is not None:
+            self._logged = self.state
+            self._say(format_progress(self.state))
 
 
 def progress_path(run_dir: Path | str, stage: str) -> Path:
@@ -131,6 +144,35 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextlib.contextmanager
+def shown(what: str, total: int | None, unit: str, enabled: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how far work in this process is; gives the function that is told how many units are done.
+
+    A terminal gets a bar, anything else a line now and then; work that is soon done needs none.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    terminal, started = sys.stderr.isatty(), monotonic()
+
+    def say(line: str) -> None:
+        if not terminal and monotonic() - started >= LOG_INTERVAL_S:
+            sys.stderr.write(f"{line}\n")
+
+    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+    bars = Bars(*columns, console=Console(stderr=True), disable=not (enabled and terminal))
+    with bars, Progress(what, total, unit, enabled=enabled, say=say) as progress:
+        task = bars.add_task(what, total=total)
+
+        def update(done: int) -> None:
+            progress.update(done)
+            if progress.state:
+                bars.update(task, description=format_progress(progress.state), completed=done)
+
+        yield update
 
 
 @contextlib.contextmanager

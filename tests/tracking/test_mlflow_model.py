@@ -1,4 +1,4 @@
-"""The exported model in MLflow's registry: one version for a run, which loads and answers as the predictor does."""
+"""The exported model in MLflow's registry: one version for a run, which loads and answers as the pipeline does."""
 
 import logging
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""Finished models: the folder that holds one, and answers from it."""

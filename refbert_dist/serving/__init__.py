@@ -1,0 +1,1 @@
+"""A prediction server: requests in, batches through the pipeline, answers out."""
