@@ -29,8 +29,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## run the whole pipeline on embedded data, offline
 	$(BIN)/refbert demo
 
+# Tests of one process share the cores; those that start several, or wait for a cluster, have the machine to themselves.
+ALONE := dist or faults or slurm or browser
+
 test: $(READY) ## run the tests with a coverage floor
-	$(BIN)/python -m pytest --cov
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report= --cov-fail-under=0 -n 2 --dist loadfile -m "not ($(ALONE))"
+	$(BIN)/python -m pytest --cov --cov-append -m "$(ALONE)"
 
 test-peer: $(READY) ## run transformers' own common model tests on our models
 	$(BIN)/python tests/peer/run.py

@@ -57,17 +57,19 @@ class Transformers:
         self._tokenizer = load_tokenizer(str(folder))
         self.network = network
 
-    def __call__(self, texts: Sequence[TextPair], batch_size: int, pad_to: int | None = None) -> list[int]:
-        """The label of each text; ``pad_to``: tokens that every text is padded to."""
+    def __call__(
+        self, texts: Sequence[TextPair], batch_size: int, most: int | None = None, pad: bool = False
+    ) -> list[int]:
+        """The label of each text; cut to ``most`` tokens, to which ``pad`` also fills all up."""
         labels: list[int] = []
         for start in range(0, len(texts), batch_size):
             part = texts[start : start + batch_size]
             tokens = self._tokenizer(
                 [first for first, _ in part],
                 None if part[0][1] is None else [second for _, second in part],
-                padding="max_length" if pad_to else True,
+                padding="max_length" if pad else True,
                 truncation=True,
-                max_length=pad_to or self._tokenizer.model_max_length,
+                max_length=most or self._tokenizer.model_max_length,
                 return_tensors="np",
             )
             labels += softmax(self.network(dict(tokens), None), axis=1).argmax(axis=1).tolist()
@@ -124,15 +126,16 @@ class Opened:
     def on_rows(
         self, pipeline: RefBertPipeline, texts: Sequence[TextPair], batch_size: int, most: int
     ) -> dict[str, Call]:
-        """All of a task's texts, padded to ``most`` tokens and as each system does it by itself.
+        """All of a task's texts, cut to ``most`` tokens; all padded to that, and as each system does it by itself.
 
         ``pipeline`` has the task's bank.
         """
         teacher = self._plain["teacher"]
         pipeline.batch_size = batch_size
+        pipeline.tokenizer.model_max_length = most
         return {
-            "teacher, padded": partial(teacher, texts, batch_size, most),
-            "teacher": partial(teacher, texts, batch_size),
+            "teacher, padded": partial(teacher, texts, batch_size, most, pad=True),
+            "teacher": partial(teacher, texts, batch_size, most),
             "RefBERT, padded": partial(self._padded_throughout, pipeline, texts, batch_size, most),
             "RefBERT": partial(pipeline, texts),
         }
@@ -163,7 +166,7 @@ def reading(pipeline: RefBertPipeline, count: int) -> RefBertPipeline:
 def _padded(pipeline: RefBertPipeline, texts: Sequence[TextPair], most: int | None) -> Tokens:
     ids, types = tokenized(pipeline.tokenizer, texts)
     pad_id = pipeline.config["pad_token_id"]
-    tokens = pad_tokens([row[:most] for row in ids], [row[:most] for row in types], pad_id)
+    tokens = pad_tokens(ids, types, pad_id)
     if most is None:
         return tokens
     longest = tokens["input_ids"].shape[1]

@@ -87,6 +87,7 @@ def export_onnx(folder: Path) -> None:
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
+            verbose=False,
         )
         with tempfile.TemporaryDirectory() as temporary:
             prepared = Path(temporary) / "prepared.onnx"
