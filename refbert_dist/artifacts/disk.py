@@ -55,17 +55,16 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    # It gets its name together with its rights: another process may put files into it at once.
-    temporary = temporary_beside(folder)
-    temporary.mkdir()
-    share_with_group(temporary)
     try:
-        temporary.rename(folder)
-        fsync_path(folder.parent)
-    except OSError:
-        temporary.rmdir()
-        if not folder.is_dir():
-            raise
+        # Not made under another name and renamed: that would put it in the place of one that another process has made
+        # meanwhile, as long as that is empty, and so from under the file that is about to be made in it.
+        folder.mkdir()
+    except FileExistsError:
+        if folder.is_dir():
+            return
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+    share_with_group(folder)
+    fsync_path(folder.parent)
 
 
 REASONS = {

@@ -1,6 +1,8 @@
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +64,19 @@ def test_folders_are_made_as_deep_as_asked_and_only_once(tmp_path: Path) -> None
     assert (deep / "file").exists() and list(tmp_path.iterdir()) == [tmp_path / "a"]
     with pytest.raises(NotADirectoryError):
         make_folder(deep / "file" / "below")
+
+
+def test_several_may_make_a_folder_and_files_in_it_at_once(tmp_path: Path) -> None:
+    start = threading.Barrier(4)
+
+    def write(number: int) -> None:
+        for attempt in range(200):
+            start.wait()
+            write_text(tmp_path / str(attempt) / "refs" / str(number), "written")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+    assert len(list(tmp_path.glob("*/refs/*"))) == 800
 
 
 def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:

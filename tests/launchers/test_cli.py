@@ -298,6 +298,7 @@ def test_a_command_whose_section_is_missing(wrong: Wrong) -> None:
     assert_one_sentence(wrong("task=null", command=("finetune",)), "task section")
 
 
+@pytest.mark.dist
 def test_predict_without_a_model_or_with_odd_lines(finished: Path, tmp_path: Path, refbert: Refbert) -> None:
     assert_one_sentence(refbert("predict", tmp_path), str(tmp_path), "manifest.json")
     export = finished / "export"
@@ -308,6 +309,7 @@ def test_predict_without_a_model_or_with_odd_lines(finished: Path, tmp_path: Pat
     assert refbert("predict", export, stdin="")[:2] == (0, "")
 
 
+@pytest.mark.dist
 def test_predict_refuses_a_damaged_bank(finished: Path, tmp_path: Path, refbert: Refbert) -> None:
     folder = tmp_path / "export"
     shutil.copytree(finished / "export", folder)
