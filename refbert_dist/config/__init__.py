@@ -1,5 +1,6 @@
 """The ground floor: what an experiment is, and how it is read."""
 
+from refbert_dist.config.benchmark import BenchmarkConfig, Way
 from refbert_dist.config.load import (
     first_difference,
     load_experiment,
@@ -10,7 +11,6 @@ from refbert_dist.config.load import (
 )
 from refbert_dist.config.schema import (
     SYSTEM_LABELS,
-    BenchmarkConfig,
     CorpusConfig,
     DistillConfig,
     EngineConfig,
@@ -20,7 +20,6 @@ from refbert_dist.config.schema import (
     StudentConfig,
     SystemName,
     TaskConfig,
-    Way,
 )
 from refbert_dist.config.weights import LossWeights
 

@@ -8,8 +8,7 @@ from pages import Page
 from tiny import tiny_experiment
 
 from refbert_dist import pipeline
-from refbert_dist.config import Experiment
-from refbert_dist.config.schema import BenchmarkConfig
+from refbert_dist.config import BenchmarkConfig, Experiment
 from refbert_dist.costs.work import Shape, forward, reading
 
 WAYS = ("eager", "onnx-int8")

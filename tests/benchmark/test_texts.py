@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_experiment
 
 from refbert_dist.benchmark.texts import SLACK, batches, benchmark_texts
-from refbert_dist.config.schema import BenchmarkConfig
+from refbert_dist.config import BenchmarkConfig
 from refbert_dist.data.tokenizer import tokenized
 from refbert_dist.errors import UserError
 
