@@ -18,6 +18,8 @@ from refbert_dist.engine.processes import run_processes, worker_environment
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, StoppedError, UserError
 
+pytestmark = pytest.mark.dist
+
 
 def run(tmp_path: Path, code: str, count: int = 2, **options) -> int:
     options = {"threads": 1, "stage": "work", "environment": {"OUT": str(tmp_path)}} | options

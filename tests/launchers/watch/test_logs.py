@@ -16,6 +16,8 @@ from refbert_dist.engine.reports import log_path, open_log, report_error
 from refbert_dist.errors import RefusedError
 from refbert_dist.rundir import open_run
 
+pytestmark = pytest.mark.dist
+
 Refbert = Callable[..., tuple[int, str, str]]
 
 

@@ -119,6 +119,8 @@ def test_the_words_are_those_of_the_job_that_failed(exp: Experiment) -> None:
     submission = submit(exp, "retrieve", elements=2)
     code = """
 import os, signal, time
+
+pytestmark = pytest.mark.dist
 if os.environ['RANK'] in '23':
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(1)

@@ -129,6 +129,8 @@ def test_a_run_that_was_told_to_stop_has_not_failed(exp: Experiment) -> None:
 def test_the_process_that_crashed_is_named_before_those_that_missed_it(exp: Experiment) -> None:
     code = """
 import os, signal, time
+
+pytestmark = pytest.mark.dist
 if os.environ['RANK'] == '0':
     time.sleep(0.5)
     raise RuntimeError('Connection closed by peer [127.0.0.1]:6')
