@@ -14,6 +14,8 @@ from refbert_dist.config import Experiment
 from refbert_dist.engine.reports import report_error
 from refbert_dist.errors import RefusedError, UserError
 
+pytestmark = pytest.mark.dist
+
 Refbert = Callable[..., tuple[int, str, str]]
 
 
@@ -119,8 +121,6 @@ def test_the_words_are_those_of_the_job_that_failed(exp: Experiment) -> None:
     submission = submit(exp, "retrieve", elements=2)
     code = """
 import os, signal, time
-
-pytestmark = pytest.mark.dist
 if os.environ['RANK'] in '23':
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(1)

@@ -19,6 +19,8 @@ from refbert_dist.errors import StoppedError, UserError
 from refbert_dist.rundir import open_run
 from refbert_dist.tracking.progress import Progress, progress_path
 
+pytestmark = pytest.mark.dist
+
 Refbert = Callable[..., tuple[int, str, str]]
 
 
@@ -129,8 +131,6 @@ def test_a_run_that_was_told_to_stop_has_not_failed(exp: Experiment) -> None:
 def test_the_process_that_crashed_is_named_before_those_that_missed_it(exp: Experiment) -> None:
     code = """
 import os, signal, time
-
-pytestmark = pytest.mark.dist
 if os.environ['RANK'] == '0':
     time.sleep(0.5)
     raise RuntimeError('Connection closed by peer [127.0.0.1]:6')
