@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from refbert_dist.report.charts import Series, chart
+from refbert_dist.report.charts import bars
 from refbert_dist.report.page import Section, charts, note, page, table
 
 Rows = list[list[str]]
@@ -142,23 +142,12 @@ def _ms(value: float) -> str:
 
 
 def _chart(found: Mapping[str, Any], kind: str) -> str:
-    """How the ratio goes with the size of a batch, by the first way."""
-    heading, _ = KINDS[kind]
-    way = found["settings"]["ways"][0]
-    rows = [row for row in found[kind] if row["way"] == way and row["system"] != "teacher"]
-    series = []
-    for system in dict.fromkeys(row["system"] for row in rows):
-        mine = sorted((row for row in rows if row["system"] == system), key=lambda row: row["batch"] * row["length"])
-        series.append(
-            Series(
-                system,
-                [(row["batch"] * row["length"], row["faster"]["median"]) for row in mine],
-                mode="lines+markers",
-                hover=[
-                    f"{system}\n{row['batch']} x {row['length']}: {row['faster']['median']:.1f}x "
-                    f"({row['faster']['least']:.1f} to {row['faster']['most']:.1f})"
-                    for row in mine
-                ],
-            )
-        )
-    return chart(f"{heading}, {way}", series, "tokens in a batch", "times as fast as the teacher's shape")
+    """Every system by every way, at the largest batch and the length in the middle."""
+    rows, heading = found[kind], KINDS[kind][0]
+    batch, length = max(row["batch"] for row in rows), found["sizes"][0]["peak_length"]
+    values = {
+        f"{row['system']}, {row['way']}": row["faster"]["median"]
+        for row in rows
+        if (row["batch"], row["length"]) == (batch, length)
+    }
+    return bars(f"{heading}, {batch} x {length}", values, "times as fast as the teacher's shape")
