@@ -21,7 +21,7 @@ class BenchmarkConfig(Section):
     reference_counts: tuple[NonNegative, ...] = (0, 1, 4)
     """References of ``references.max_length`` tokens that RefBERT reads for each input."""
     ways: tuple[Way, ...] = ("eager",)
-    """Ways to compute: by torch as it is, compiled, either in bf16; by onnxruntime, also in int8 (dynamic
+    """Ways to compute: by torch as it is, compiled, either in bf16; by onnxruntime on the CPU, also in int8 (dynamic
     quantisation). Ratios are to the teacher's shape by the first of them."""
     pool_texts: Positive = 10_000
     """Known texts that are looked up, or as many as ``corpus`` has."""

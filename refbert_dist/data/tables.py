@@ -1,4 +1,4 @@
-"""Small Parquet tables beside token shards and in reference banks."""
+"""Small Parquet tables beside token shards."""
 
 from __future__ import annotations
 

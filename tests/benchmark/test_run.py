@@ -44,8 +44,8 @@ def test_every_system_is_measured_in_every_way(found: dict[str, Any]) -> None:
             assert row["faster"]["least"] <= row["faster"]["median"] <= row["faster"]["most"]
             base = {"faster": "eager", "faster_than_same_way": row["way"]}
             for ratio, way in base.items():
-                is_base = (row["system"], row["way"]) == ("teacher", way)
-                assert (row[ratio] == {"median": 1, "least": 1, "most": 1}) is is_base
+                if (row["system"], row["way"]) == ("teacher", way):
+                    assert row[ratio] == {"median": 1, "least": 1, "most": 1}
     assert [row["references"] for row in found["steps"]] == [2]
     assert all(found["steps"][0][step] > 0 for step in ("tokenise", "look up", "load", "predict"))
     assert list(found["task"]["systems"]) == ["teacher, padded", "teacher", "RefBERT, padded", "RefBERT"]
