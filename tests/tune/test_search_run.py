@@ -109,7 +109,8 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
 def ended(disturbed: Disturbed) -> Disturbed:
     """Stopped by a signal; then killed; then one of its trials was; then done."""
     first = disturbed.start()
-    until(lambda: disturbed.checkpoints(1), "a checkpoint")
+    # Of both: the second trial's process may come up much later than the first's.
+    until(lambda: disturbed.checkpoints(1) and disturbed.checkpoints(2), "a checkpoint of either trial")
     first.send_signal(signal.SIGTERM)
     assert first.wait(PATIENCE_S) == 75, disturbed.log.read_text()
     disturbed.stopped_at = {number: disturbed.steps(number) for number in (1, 2)}  # type: ignore[attr-defined]
@@ -148,7 +149,8 @@ def test_a_trial_goes_on_from_where_it_was(ended: Disturbed) -> None:
     for number, stopped_at in ended.stopped_at.items():  # type: ignore[attr-defined]
         assert f"step-{len(stopped_at)}" in ended.saved[number], "it saved when it was told to stop"  # type: ignore[attr-defined]
         steps = ended.steps(number)
-        assert steps[: len(stopped_at) + 1] == list(range(1, len(stopped_at) + 2))
+        # At a rung a trial may have come to its end, so that no step follows.
+        assert steps[: len(stopped_at) + 1] == list(range(1, min(len(stopped_at) + 1, max(steps)) + 1))
         assert len(steps) < len(set(steps)) + 25
     assert sorted(set(ended.steps(1))) == list(range(1, GENERAL_STEPS + 1))
 
