@@ -102,7 +102,7 @@ def train_ours(way: Way, objective: Stepped, exp: Experiment, world: World, stag
     exp = parse_experiment(apply_overrides(exp.model_dump(mode="json"), [f"engine.zero_stage={stage}"]))
     run_dir = exp.run.dir / "ours" / str(stage)
     try:
-        train(objective, Job("distill-task", "ours", exp.distill.intermediate, run_dir), exp, world)
+        train(objective, Job("distill-task", "ours", exp.distill.intermediate, run_dir, exp.seed), exp, world)
     finally:
         if world.rank == 0:
             way.losses += [record["loss"] for record in read_metrics(run_dir)]

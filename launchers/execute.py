@@ -62,10 +62,9 @@ def show_informativeness(exp: Experiment) -> None:
     from rich.console import Console
 
     from launchers.tables import show_neighbours
-    from refbert_dist.data.tokens import parts
-    from refbert_dist.references.neighbours import neighbours_artifact
+    from refbert_dist.references.neighbours import looked_up_parts, neighbours_artifact
 
-    show_neighbours([neighbours_artifact(exp, part).manifest() for part in parts(exp)], Console())
+    show_neighbours([neighbours_artifact(exp, part).manifest() for part in looked_up_parts(exp)], Console())
 
 
 def show_run(exp: Experiment) -> None:

@@ -36,8 +36,8 @@ def show_results(exp: Experiment, console: Console) -> None:
         row = mine[metrics[0]]
         table.add_row(
             label.format(**row),
-            f"{row['params'] / 1e6:.2f} M",
-            f"{row['size_ratio']:.2f}x",
+            f"{row['params'] / 1e6:.2f} M" if row["params"] else "",
+            f"{row['size_ratio']:.2f}x" if row["size_ratio"] else "",
             "" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}",
             "" if row["latency_ratio"] is None else f"{row['latency_ratio']:.2f}x",
             *(f"{mine[metric]['score']:.4f}" for metric in metrics),
@@ -45,7 +45,7 @@ def show_results(exp: Experiment, console: Console) -> None:
         )
     console.print(table)
     if len(exp.trained_systems()) > 1:
-        console.print("TinyBERT is the same student without references: same steps, batches, rates and start.")
+        console.print("All students have the same steps, batches, rates and start; TinyBERT reads no references.")
 
 
 def show_neighbours(manifests: Iterable[Mapping[str, Any]], console: Console) -> None:

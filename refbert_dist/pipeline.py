@@ -23,7 +23,7 @@ from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefBertError, StoppedError, UserError, did_you_mean
 from refbert_dist.onnx_library import EXPORT_ASKS, require_onnx
-from refbert_dist.references.neighbours import check_exportable, neighbours_artifact
+from refbert_dist.references.neighbours import check_exportable, looked_up_parts, neighbours_artifact
 from refbert_dist.references.vectors import needs_vectors, vectors_artifact
 from refbert_dist.rundir import EXPERIMENT, is_search, open_run, record_stage, stage_record
 from refbert_dist.tracking.files import read_json_or_none
@@ -85,10 +85,10 @@ class Leaf:
 def leaves(exp: Experiment) -> list[Leaf]:
     """The artefacts of an experiment, those that others are made from first; finished or not."""
     found = [Leaf(f"tokens {part}", "prepare", tokens_artifact(exp, part)) for part in parts(exp)]
-    if exp.references.kept:
-        if needs_vectors(exp):
-            found += [Leaf(f"vectors {part}", "retrieve", vectors_artifact(exp, part)) for part in parts(exp)]
-        found += [Leaf(f"neighbours {part}", "retrieve", neighbours_artifact(exp, part)) for part in parts(exp)]
+    looked_up = looked_up_parts(exp)
+    if needs_vectors(exp):
+        found += [Leaf(f"vectors {part}", "retrieve", vectors_artifact(exp, part)) for part in looked_up]
+    found += [Leaf(f"neighbours {part}", "retrieve", neighbours_artifact(exp, part)) for part in looked_up]
     if is_cached(exp):
         found += [
             Leaf(f"teacher states, {scope}", f"cache-{scope}", states_artifact(exp, scope)) for scope in scopes(exp)

@@ -41,7 +41,7 @@ def test_a_second_run_has_nothing_to_do(done: Experiment) -> None:
 def test_results_hold_all_that_a_table_needs(done: Experiment) -> None:
     rows = read_json(done.run.dir / "results.json")
     assert {(row["system"], row["metric"]) for row in rows} == {
-        (system, metric) for system in ("teacher", "refbert", "tinybert") for metric in ("accuracy", "f1")
+        (system, metric) for system in ("teacher", "refbert", "tinybert", "knn") for metric in ("accuracy", "f1")
     }
     by_system = {row["system"]: row for row in rows}
     assert by_system["refbert"]["steps"] == by_system["tinybert"]["steps"] == 6 + 4 + 4

@@ -9,9 +9,9 @@ from refbert_dist.data.tokens import tokens_artifact
 from refbert_dist.engine.distributed import device_of
 from refbert_dist.engine.world import World
 from refbert_dist.models.modeling_refbert import RefBertForSequenceClassification
-from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.evaluate import timed_passes
 from refbert_dist.stages.latency import median_latencies
+from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import student_config
 from refbert_dist.tracking.files import read_json_or_none, replace_json
 from refbert_dist.tracking.progress import Progress

@@ -102,7 +102,8 @@ def read_layers(exp: Experiment) -> tuple[int, ...]:
 
 def stores_logits(exp: Experiment, scope: Scope) -> bool:
     """Whether the classifier's outputs are stored, too."""
-    return scope == "task" and caches_targets(exp)
+    told = caches_references(exp) and exp.references.label == "teacher"
+    return scope == "task" and (caches_targets(exp) or told)
 
 
 def stored_part(exp: Experiment, scope: Scope) -> dict[str, int | None]:

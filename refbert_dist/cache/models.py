@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refbert_dist.artifacts import changed_file, describe_files, read_json, recipe_key
-from refbert_dist.config import Experiment, OptimConfig, SystemName
+from refbert_dist.config import SYSTEMS, Experiment, OptimConfig, SystemName
 from refbert_dist.data.tokens import Part, tokens_artifact
 from refbert_dist.errors import UserError
 from refbert_dist.models.locate import model_folder, weight_files
@@ -31,18 +31,24 @@ def general_student(exp: Experiment, system: SystemName) -> Path:
     """Folder of a student that has been through the general stage."""
     # What was added later counts only where it is used: the keys of older students stay as they are.
     start = {} if exp.student.init == "random" else {"init": start_recipe(exp)}
-    later = set() if exp.distill.weights.mlm else {"mlm"}
+    later = {"labels"} if exp.distill.weights.mlm else {"labels", "mlm"}
     recipe = {
         **_training(exp, "corpus", exp.distill.general),
         "student": exp.student.model_dump(mode="json", exclude={"init"}) | start,
         "references": None,
         "distill": exp.distill.model_dump(
             mode="json",
-            exclude={"general": True, "intermediate": True, "prediction": True, "temperature": True, "weights": later},
+            exclude={
+                **dict.fromkeys(("general", "intermediate", "prediction", "temperature", "seed"), True),
+                "weights": later,
+            },
         ),
     }
-    if exp.reference_count(system):
-        recipe["references"] = exp.references.model_dump(mode="json", exclude={"stored_count"})
+    if exp.reference_count(system, "general"):
+        # Of labels nothing is known in this stage, nor does it matter whether there is another that reads references.
+        recipe["references"] = exp.references.model_dump(mode="json", exclude={"stored_count", "stages", "label"})
+        if system != "refbert" and not SYSTEMS[system].needs_labels:
+            recipe["system"] = system
     if "cache" in (exp.distill.targets, exp.references.states):
         # What was stored with a loss is not quite what the teacher said.
         recipe["stored"] = exp.cache.model_dump(mode="json", include={"codec", "precision"})

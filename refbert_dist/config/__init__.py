@@ -10,20 +10,23 @@ from refbert_dist.config.load import (
     to_yaml,
 )
 from refbert_dist.config.schema import (
-    SYSTEM_LABELS,
     CorpusConfig,
     DistillConfig,
     EngineConfig,
     Experiment,
     OptimConfig,
     ReferencesConfig,
+    Stage,
     StudentConfig,
-    SystemName,
     TaskConfig,
 )
+from refbert_dist.config.systems import EXPORTED, LABEL_WIDTH, SYSTEM_LABELS, SYSTEMS, SystemName
 from refbert_dist.config.weights import LossWeights
 
 __all__ = [
+    "EXPORTED",
+    "LABEL_WIDTH",
+    "SYSTEMS",
     "SYSTEM_LABELS",
     "BenchmarkConfig",
     "CorpusConfig",
@@ -33,6 +36,7 @@ __all__ = [
     "LossWeights",
     "OptimConfig",
     "ReferencesConfig",
+    "Stage",
     "StudentConfig",
     "SystemName",
     "TaskConfig",

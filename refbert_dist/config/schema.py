@@ -18,11 +18,10 @@ from refbert_dist.config.section import Fraction, Rate, Weight
 from refbert_dist.config.section import NonNegative as NonNegative
 from refbert_dist.config.section import Positive as Positive
 from refbert_dist.config.section import Section as Section
+from refbert_dist.config.systems import EXPORTED, SYSTEMS, SystemName
 from refbert_dist.config.weights import LossWeights
 
-SystemName = Literal["refbert", "tinybert"]
-SYSTEM_LABELS = {"teacher": "teacher", "tinybert": "TinyBERT", "refbert": "RefBERT k={references}"}
-"""Systems for people, in the order of tables; ``references`` is the number that is read for each input."""
+Stage = Literal["general", "task"]
 
 
 class RunConfig(Section):
@@ -158,6 +157,11 @@ class ReferencesConfig(Section):
     """Teacher layer whose states of the reference feed the values; -1 is the last layer."""
     tie_projections: bool = False
     """Use one teacher-to-student projection for keys and values instead of one each."""
+    stages: Literal["both", "general", "task"] = "both"
+    """Stages in which references are read. With ``task``, all systems share one student of the general stage."""
+    label: Literal["none", "teacher", "gold"] = "none"
+    """A further token for each reference of a task, with what is known of its label: the fine-tuned teacher's answer
+    (probabilities, or its score), or the gold label."""
 
     @model_validator(mode="after")
     def _counts_agree(self) -> ReferencesConfig:
@@ -244,6 +248,9 @@ class DistillConfig(Section):
     """Optimisation of the task stage's first phase (hidden states and attention)."""
     prediction: OptimConfig = OptimConfig(epochs=3, learning_rate=3e-5)
     """Optimisation of the task stage's second phase (logits)."""
+    seed: NonNegative | None = None
+    """Seed of the task stage's students, so that many of them share teacher, general students and caches; ``null``:
+    ``seed``."""
 
 
 class EngineConfig(Section):
@@ -343,7 +350,10 @@ class Experiment(Section):
     references: ReferencesConfig = ReferencesConfig()
     """What the student's first layer reads beside its input."""
     systems: tuple[SystemName, ...] = ("refbert", "tinybert")
-    """Students to train at equal budget; the first is exported. ``tinybert`` is the same student without references."""
+    """Students to train at equal budget; the first is exported. ``tinybert`` is the same student without references;
+    the others are controls, which read something else in their place: ``random``, ``shuffled`` (another input's),
+    ``zeros``, ``student`` (the student's states of them), ``own`` (the teacher's of the input itself), ``label`` and
+    ``shuffled-labels`` (labels alone)."""
     finetune: OptimConfig = OptimConfig(epochs=3, learning_rate=3e-5)
     """Fine-tuning of the teacher on the task."""
     distill: DistillConfig = DistillConfig()
@@ -372,7 +382,21 @@ class Experiment(Section):
             )
         if not self.systems or len(set(self.systems)) != len(self.systems):
             raise ValueError(
-                f"systems is {list(self.systems)}; name each of refbert, tinybert at most once, and one at least"
+                f"systems is {list(self.systems)}; name each of {', '.join(SYSTEMS)} at most once, and one at least"
+            )
+        if self.systems[0] not in EXPORTED:
+            raise ValueError(
+                f"systems begins with '{self.systems[0]}', but the first one is exported, and this is a control; put "
+                "refbert or tinybert first"
+            )
+        if self.references.stages == "task" and self.task is None:
+            raise ValueError(
+                "references.stages is 'task' but there is no task; set references.stages=both or add the task section"
+            )
+        if self.references.label != "none" and self.task is None:
+            raise ValueError(
+                f"references.label is '{self.references.label}' but there is no task whose labels could be read; set "
+                "references.label=none or add the task section"
             )
         if isinstance(self.distill.layer_map, tuple) and len(self.distill.layer_map) != self.student.layers:
             raise ValueError(
@@ -387,6 +411,15 @@ class Experiment(Section):
             return self.systems
         return ("tinybert",)
 
-    def reference_count(self, system: SystemName) -> int:
-        """References that ``system`` reads for each input."""
-        return self.references.count if system == "refbert" else 0
+    def reference_count(self, system: SystemName, stage: Stage = "task") -> int:
+        """References that ``system`` reads for each input in a stage."""
+        reads = self.references.stages in ("both", stage)
+        return self.references.count if system != "tinybert" and reads else 0
+
+    def reads_labels(self, system: SystemName) -> bool:
+        """Whether ``system`` reads the labels of references in the task stage."""
+        return self.reference_count(system) > 0 and (self.references.label != "none" or SYSTEMS[system].needs_labels)
+
+    def student_seed(self, stage: Stage) -> int:
+        """Seed of the students of a stage."""
+        return self.seed if stage == "general" or self.distill.seed is None else self.distill.seed

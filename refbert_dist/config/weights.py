@@ -50,6 +50,8 @@ class LossWeights(Section):
     """Mean squared error between hidden states of the mapped layers (TinyBERT equation 8)."""
     prediction: TermWeight = 1.0
     """Soft cross-entropy between logits (TinyBERT equation 10); task stage only."""
+    labels: TermWeight = 0.0
+    """Cross-entropy against the gold labels of a classification task, beside ``prediction``."""
     mlm: TermWeight = 0.0
     """Cross-entropy of masked tokens, on a second pass of the student over its masked input; general stage only."""
 

@@ -18,6 +18,7 @@ from refbert_dist.cache.contract import (
     stores_logits,
     value_layer,
 )
+from refbert_dist.cache.models import general_student
 from refbert_dist.config import Experiment, OptimConfig, SystemName
 from refbert_dist.costs.extents import Extent
 from refbert_dist.costs.lengths import Lengths
@@ -29,6 +30,7 @@ from refbert_dist.data.tokens import SHARD_FACTOR, Part
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import teacher_info
 from refbert_dist.references.lookup import SHARD_QUERIES
+from refbert_dist.references.neighbours import looked_up_parts
 
 TOKEN_BYTES = 7.2
 """A prepared token on disk: id, type, its share of offsets and of the compressed text."""
@@ -145,7 +147,7 @@ class _Costs:
         return _sum(
             self._looked_up(part, extent, self.found[pools[part]])
             for part, extent in self.found.items()
-            if pools[part] in self.found
+            if pools[part] in self.found and part in looked_up_parts(self.exp)
         )
 
     def _looked_up(self, part: Part, extent: Extent, pool: Extent) -> StageCost:
@@ -219,8 +221,14 @@ class _Costs:
     # -- students ------------------------------------------------------------------------------------------------------
 
     def encoders(self, optim: OptimConfig, scope: Scope) -> StageCost:
-        """Hidden states and attention: the general stage, or the task's first phase; every system."""
-        return _sum(self._encoder(optim, scope, system) for system in self.exp.trained_systems())
+        """Hidden states and attention: the general stage, or the task's first phase; every system.
+
+        Controls are taken for RefBERT. Systems that start from one and the same general student make it once.
+        """
+        systems = self.exp.trained_systems()
+        if scope == "general":
+            systems = tuple({general_student(self.exp, system): system for system in systems}.values())
+        return _sum(self._encoder(optim, scope, system) for system in systems)
 
     def _encoder(self, optim: OptimConfig, scope: Scope, system: SystemName) -> StageCost:
         exp, lengths = self.exp, self.found[scope_part(scope)].lengths
@@ -230,18 +238,18 @@ class _Costs:
         def pass_s(samples: int, longest: int) -> float:
             tokens = samples * longest
             trained, frozen = losses(exp.distill, self.student, self.teacher, tokens, longest)
-            trained += forward(self.student, tokens, longest) + self._reads(system, tokens, samples)
+            trained += forward(self.student, tokens, longest) + self._reads(system, scope, tokens, samples)
             if scope == "general" and exp.distill.weights.mlm:
                 trained += masked_language(self.student, vocabulary, tokens, longest)
-                trained += self._reads(system, tokens, samples)
-            frozen += self._teacher_beside(system, samples, longest)
+                trained += self._reads(system, scope, tokens, samples)
+            frozen += self._teacher_beside(system, scope, samples, longest)
             if targets and not caches_targets(exp):
                 frozen += forward(self.teacher, tokens, longest)
             return self._with_background(self._trained_s(trained, frozen), samples * sample_s)
 
-        read = self._read_tokens(system) + (targets * lengths.mean if caches_targets(exp) else 0.0)
+        read = self._read_tokens(system, scope) + (targets * lengths.mean if caches_targets(exp) else 0.0)
         sample_s = self._sample_s(read, self._used(optim, lengths))
-        weights = self.student.parameters + self._extra_weights(system)
+        weights = self.student.parameters + self._extra_weights(system, scope)
         return self._training(optim, lengths, weights, pass_s, read * self._state_bytes)
 
     def classifiers(self) -> StageCost:
@@ -250,38 +258,39 @@ class _Costs:
 
     def _classifier(self, system: SystemName) -> StageCost:
         exp, lengths = self.exp, self.found["train"].lengths
+        scope: Scope = "task"
 
         def pass_s(samples: int, longest: int) -> float:
             tokens = samples * longest
-            trained = forward(self.student, tokens, longest) + self._reads(system, tokens, samples)
-            frozen = self._teacher_beside(system, samples, longest)
+            trained = forward(self.student, tokens, longest) + self._reads(system, scope, tokens, samples)
+            frozen = self._teacher_beside(system, scope, samples, longest)
             if not caches_targets(exp) and self._labels > 1:
                 frozen += forward(self.teacher, tokens, longest)
             return self._with_background(self._trained_s(trained, frozen), samples * sample_s)
 
-        read = self._read_tokens(system)
+        read = self._read_tokens(system, scope)
         sample_s = self._sample_s(read, self._used(exp.distill.prediction, lengths))
-        weights = self.student.parameters + self._extra_weights(system)
+        weights = self.student.parameters + self._extra_weights(system, scope)
         return self._training(exp.distill.prediction, lengths, weights, pass_s, read * self._state_bytes)
 
-    def _reads(self, system: SystemName, tokens: float, samples: int) -> Work:
+    def _reads(self, system: SystemName, scope: Scope, tokens: float, samples: int) -> Work:
         """What references add to the student."""
         references = self.exp.references
-        read = self.exp.reference_count(system) * references.max_length
+        read = self.exp.reference_count(system, scope) * references.max_length
         if not read:
             return Work()
         return reading(self.student, self.teacher.hidden, tokens, samples, read)
 
-    def _teacher_beside(self, system: SystemName, samples: int, longest: int) -> Work:
+    def _teacher_beside(self, system: SystemName, scope: Scope, samples: int, longest: int) -> Work:
         """The teacher on the references themselves, where their states are not cached."""
-        count = self.exp.reference_count(system)
+        count = self.exp.reference_count(system, scope)
         if not count or caches_references(self.exp):
             return Work()
         return forward(self.teacher, samples * count * longest, longest)
 
-    def _read_tokens(self, system: SystemName) -> float:
+    def _read_tokens(self, system: SystemName, scope: Scope) -> float:
         """Cached states of reference tokens that a sample reads, over all layers."""
-        references, count = self.exp.references, self.exp.reference_count(system)
+        references, count = self.exp.references, self.exp.reference_count(system, scope)
         if not count or not caches_references(self.exp):
             return 0.0
         layers = len({references.key_layer, value_layer(self.exp)} - {0})
@@ -301,10 +310,10 @@ class _Costs:
         rate = min(self.core.disk_bytes_s, self.core.disk_total_bytes_s / users)
         return size / rate if self.device.is_gpu else 0.0
 
-    def _extra_weights(self, system: SystemName) -> int:
+    def _extra_weights(self, system: SystemName, scope: Scope) -> int:
         """Of the maps from the teacher's width (keys and values) and to it (hidden losses)."""
         maps = 1 if self.exp.distill.projection == "shared" else self.student.layers + 1
-        if self.exp.reference_count(system):
+        if self.exp.reference_count(system, scope):
             maps += 1 if self.exp.references.tie_projections else 2
         return maps * self.student.hidden * self.teacher.hidden
 

@@ -13,6 +13,7 @@ from typing import Literal
 from refbert_dist.config import TaskConfig
 from refbert_dist.data.builtin import BUILTIN_PREFIX, PYTHON_DOCS, same_topic_task
 from refbert_dist.data.lines import numbered_lines
+from refbert_dist.data.looked_up import COLOURS, LOOKED_UP, looked_up_task
 from refbert_dist.errors import UserError
 
 Split = Literal["train", "dev"]
@@ -120,8 +121,22 @@ TASKS = {
             metrics=("accuracy", "f1"),
             builtin=True,
         ),
+        TaskSpec(
+            name="looked-up",
+            columns=(),
+            text_columns=("text",),
+            label_column="label",
+            has_header=False,
+            num_labels=2,
+            label_range=(0, 1),
+            metrics=("accuracy",),
+            label_names=COLOURS,
+            builtin=True,
+        ),
     )
 }
+BUILTIN_PATHS = {"same-topic": PYTHON_DOCS, "looked-up": LOOKED_UP}
+"""``task.path`` of the tasks that are built in."""
 
 
 def task_spec(name: str) -> TaskSpec:
@@ -141,8 +156,8 @@ def task_file(task: TaskConfig, split: Split) -> Path | None:
     """
     spec = task_spec(task.name)
     if spec.builtin:
-        if task.path != PYTHON_DOCS:
-            raise UserError(f"task.path is '{task.path}', but {spec.name} is built in; set task.path={PYTHON_DOCS}")
+        if task.path != (own := BUILTIN_PATHS[spec.name]):
+            raise UserError(f"task.path is '{task.path}', but {spec.name} is built in; set task.path={own}")
         return None
     if task.path.startswith(BUILTIN_PREFIX):
         raise UserError(
@@ -180,8 +195,7 @@ def load_task(task: TaskConfig, split: Split, seed: int) -> list[Example]:
     path = task_file(task, split)
     field = task.source(split)
     if path is None:
-        pairs = same_topic_task(seed, task.held_out)[split == "dev"]
-        rows = [(first, second, float(label)) for first, second, label in pairs]
+        rows = _builtin_rows(task, split, seed)
         # Its passages recur in many pairs, so that linking them would join all rows into one group; the guard that
         # compares sentences keeps rows with a common passage apart.
         examples = [Example(*row, group) for group, row in enumerate(rows)]
@@ -196,6 +210,13 @@ def load_task(task: TaskConfig, split: Split, seed: int) -> list[Example]:
         held = _held_out(task, [example.group for example in examples], seed)
         examples = [example for example in examples if (example.group in held) == (split == "dev")]
     return examples
+
+
+def _builtin_rows(task: TaskConfig, split: Split, seed: int) -> list[tuple[str, str | None, float]]:
+    if task.path == LOOKED_UP:
+        return [(text, None, float(label)) for text, label in looked_up_task(seed, task.held_out)[split == "dev"]]
+    pairs = same_topic_task(seed, task.held_out)[split == "dev"]
+    return [(first, second, float(label)) for first, second, label in pairs]
 
 
 def _held_out(task: TaskConfig, groups: Sequence[int], seed: int) -> set[int]:

@@ -75,6 +75,8 @@ class Job:
     name: str
     optim: OptimConfig
     run_dir: Path
+    seed: int
+    """Of the order of samples and of dropout."""
 
     @property
     def checkpoints(self) -> Path:
@@ -111,7 +113,7 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
             f"launch.processes is {world.size} but {job.name} has {len(objective.lengths)} sample(s); "
             f"set launch.processes to at most {len(objective.lengths)}"
         )
-    sampler = Sampler(objective.lengths, job.optim.batch_size, config.micro_batch_size, exp.seed, config.shuffle_window)
+    sampler = Sampler(objective.lengths, job.optim.batch_size, config.micro_batch_size, job.seed, config.shuffle_window)
     steps = job.optim.total_steps(len(objective.lengths))
     last = job.optim.steps_taken(len(objective.lengths))
     passes = sampler.passes(world.size)
@@ -169,7 +171,7 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
             tokens = int(objective.lengths[batch.samples].sum())
             with profile.step(step - first, tokens) if profile else contextlib.nullcontext():
                 for micro, inputs in islice(timer.waits(micro_batches), passes):
-                    seed_micro_batch(exp.seed, step, micro.index)
+                    seed_micro_batch(job.seed, step, micro.index)
                     with timer.part("forward"):
                         terms = engine(**inputs)
                         scaled = {name: terms[name] / denominators[name] for name in weights}

@@ -80,8 +80,10 @@ def _scores(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
         first = mine[metrics[0]]
         found = " | ".join(f"{mine[metric]['score']:.4f}" for metric in metrics)
         faster = "" if first["latency_ratio"] is None else f"{first['latency_ratio']:.2f}x"
-        label, smaller = SYSTEM_LABELS[name].format(**first), f"{first['size_ratio']:.2f}x"
-        lines.append(f"| {label} | {found} | {first['params']:,} | {smaller} | {faster} |")
+        smaller = f"{first['size_ratio']:.2f}x" if first["size_ratio"] else ""
+        lines.append(
+            f"| {SYSTEM_LABELS[name].format(**first)} | {found} | {first['params']:,} | {smaller} | {faster} |"
+        )
     timed = next((row for row in rows if row["latency_ratio"] is not None), None)
     if timed:
         lines += [

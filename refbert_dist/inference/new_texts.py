@@ -13,6 +13,7 @@ from refbert_dist.bank.reader import ReferenceBank
 from refbert_dist.bank.states import State
 from refbert_dist.bank.writer import add_texts, remove_texts, replace_texts
 from refbert_dist.data.batching import pad_tokens
+from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokenizer import load_tokenizer, tokenized
 from refbert_dist.errors import UserError
 from refbert_dist.inference.folder import BANK, read_manifest
@@ -20,6 +21,7 @@ from refbert_dist.models.locate import model_folder, weights_fingerprint
 from refbert_dist.models.modeling_refbert import RefBertForSequenceClassification
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.references.guards import TextPair
+from refbert_dist.references.states import taught_labels, with_label
 
 BATCH_TEXTS = 32
 
@@ -30,8 +32,10 @@ class BankEditor:
     def __init__(self, folder: str | Path) -> None:
         """Raises :class:`UserError` when there is no model, or it has no bank."""
         self.folder = Path(folder)
-        self.sentences: int = read_manifest(self.folder)["sentences"]
+        manifest = read_manifest(self.folder)
+        self.sentences: int = manifest["sentences"]
         """Of each text, 1 or 2."""
+        self._highest_label = task_spec(manifest["task"]).label_range[1]
         self._bank = self.folder / BANK
         self._tokenizer = load_tokenizer(str(self.folder))
 
@@ -61,15 +65,26 @@ class BankEditor:
                 "fine-tuned teacher of the run that made the model"
             )
         config = read_json(self.folder / "config.json")
+        told = config.get("reference_label", "none")
+        if told == "gold":
+            raise UserError(
+                f"{self.folder} reads the gold labels of its references, which new texts do not have; remove texts "
+                "only, or train with references.label=teacher"
+            )
         model = RefBertForSequenceClassification.from_pretrained(self.folder).eval()
-        loaded = Teacher.load(teacher)
+        taught = model.config.reference_label == "teacher"
+        loaded = Teacher.load(teacher, model.num_labels if taught else None)
         layers = [config[f"reference_{kind}_layer"] for kind in ("key", "value")]
-        length = config["reference_max_length"]
+        length = config["reference_max_length"] - taught
         for start in range(0, len(texts), BATCH_TEXTS):
             ids, types = tokenized(self._tokenizer, texts[start : start + BATCH_TEXTS])
             tokens: dict[str, Any] = pad_tokens(ids, types, loaded.pad_token_id)
-            states = loaded(**{name: torch.from_numpy(array) for name, array in tokens.items()}, layers=layers)
-            keys, values = model.project_references(*(part[:, :length] for part in states))
+            inputs = {name: torch.from_numpy(array) for name, array in tokens.items()}
+            states = [part[:, :length] for part in loaded(**inputs, layers=layers)]
+            if taught:
+                told = torch.from_numpy(taught_labels(loaded.logits(**inputs), self._highest_label))
+                states = [with_label(part, told) for part in states]
+            keys, values = model.project_references(*states)
             for place, row in enumerate(ids):
-                kept = min(len(row), length)
+                kept = min(len(row), length) + taught
                 yield keys[place, :kept].numpy(), values[place, :kept].numpy()

@@ -40,8 +40,9 @@ class RefBertConfig(BertConfig):
     ``reference_size`` is the teacher's width (T). ``reference_count`` is the number of references read for each input;
     with 0 the model is plain BERT and has no further parameters. ``reference_max_length`` is the number of tokens (R)
     of a reference that are read. ``reference_key_layer`` and ``reference_value_layer`` name the teacher layers whose
-    states feed keys and values (0: embedding output, -1: last layer). ``tie_reference_projections`` uses one
-    projection for both.
+    states feed keys and values (0: embedding output, -1: last layer). ``reference_label`` says whether each reference
+    begins with a token that tells its label, ``teacher``'s answer or the ``gold`` one, or not (``none``).
+    ``tie_reference_projections`` uses one projection for both.
     """
 
     model_type = "refbert"
@@ -51,6 +52,7 @@ class RefBertConfig(BertConfig):
     reference_max_length: int = 64
     reference_key_layer: int = 0
     reference_value_layer: int = -1
+    reference_label: str = "none"
     tie_reference_projections: bool = False
 
 

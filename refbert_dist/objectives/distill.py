@@ -16,26 +16,21 @@ from refbert_dist.config import DistillConfig
 from refbert_dist.data.batching import pad_rows, to_device, token_batch
 from refbert_dist.data.tokens import TokenSet
 from refbert_dist.errors import UserError
-from refbert_dist.losses import hidden_mse, mse_regression, relation_divergence, score_mse, soft_cross_entropy
+from refbert_dist.losses import (
+    cross_entropy,
+    hidden_mse,
+    mse_regression,
+    relation_divergence,
+    score_mse,
+    soft_cross_entropy,
+)
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.parts import attention_scores, queries_keys_values
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.masking import MaskedLanguage, masked_count
-from refbert_dist.references.states import ReferenceStates
+from refbert_dist.references.sources import Source, encoded_by
 
 Terms = dict[str, Tensor]
-
-
-class References:
-    """The references of a token set's samples: neighbours found beforehand, states from the pool."""
-
-    def __init__(self, neighbours: np.ndarray, states: ReferenceStates) -> None:
-        self.neighbours = neighbours
-        self.states = states
-
-    def of(self, samples: np.ndarray) -> dict[str, Tensor]:
-        """Keyword arguments for the student's forward."""
-        return self.states.gather(self.neighbours[samples])
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ class EncoderModule(nn.Module):
         super().__init__()
         self.student = student
         self.plan = plan
-        self.active = {name for name, weight in config.weights if weight} - {"prediction"}
+        self.active = {name for name, weight in config.weights if weight} - {"prediction", "labels"}
         maps = 1 if config.projection == "shared" else len(plan.mapped) + 1
         if not self.active & {"embedding", "hidden"}:
             maps = 0
@@ -103,6 +98,7 @@ class EncoderModule(nn.Module):
         mask = inputs["attention_mask"]
         with torch.no_grad():
             targets = {0: teacher.embed(inputs["input_ids"], inputs["token_type_ids"]), **targets}
+        references = encoded_by(self.student, references)
         hidden = self.student(**inputs, **references, output_hidden_states=True).hidden_states
         terms: Terms = {}
         if "embedding" in self.active:
@@ -148,7 +144,7 @@ class EncoderObjective:
         teacher: Teacher,
         tokens: TokenSet,
         states: TeacherStates,
-        references: References | None,
+        references: Source | None,
         config: DistillConfig,
         mask_token_id: int | None = None,
     ) -> None:
@@ -204,11 +200,14 @@ class PredictionModule(nn.Module):
         self.temperature = temperature
 
     def forward(self, inputs: dict[str, Tensor], references: dict[str, Tensor], **wanted: Tensor) -> Terms:
-        """``wanted``: the teacher's ``logits [B, C]``, or gold ``labels [B]`` where the task is regression."""
-        logits = self.student(**inputs, **references).logits
-        if "labels" in wanted:
+        """``wanted``: the teacher's ``logits [B, C]`` (classification), gold ``labels [B]`` (where they are learnt)."""
+        logits = self.student(**inputs, **encoded_by(self.student, references)).logits
+        if "logits" not in wanted:
             return {"prediction": mse_regression(logits, wanted["labels"])}
-        return {"prediction": soft_cross_entropy(logits, wanted["logits"], self.temperature)}
+        terms = {"prediction": soft_cross_entropy(logits, wanted["logits"], self.temperature)}
+        if "labels" in wanted:
+            terms["labels"] = cross_entropy(logits, wanted["labels"].long())
+        return terms
 
 
 class PredictionObjective:
@@ -219,14 +218,14 @@ class PredictionObjective:
         student: Any,
         tokens: TokenSet,
         states: TeacherStates,
-        references: References | None,
+        references: Source | None,
         config: DistillConfig,
         pad_id: int,
     ) -> None:
         self.module = PredictionModule(student, config.temperature)
         self.config = config
-        self.weights = self.weights_at(0.0)
         self.regression = student.config.num_labels == 1
+        self.weights = self.weights_at(0.0)
         self.tokens = tokens
         self.lengths = tokens.lengths
         self.states = states
@@ -239,17 +238,18 @@ class PredictionObjective:
             "inputs": to_device(token_batch(self.tokens, samples, self.pad_id), device),
             "references": self.references.of(samples) if self.references else {},
         }
-        if self.regression:
+        if self.regression or "labels" in self.weights:
             assert self.tokens.labels is not None
             batch["labels"] = torch.from_numpy(self.tokens.labels[samples]).to(device)
-        else:
+        if not self.regression:
             batch["logits"] = torch.from_numpy(self.states.logits(samples)).to(device)
         return batch
 
     def weights_at(self, fraction: float) -> dict[str, float]:
-        """Weight of the one term when ``fraction`` (0 to 1) of the steps are done."""
-        return {"prediction": self.config.weights.at(fraction)["prediction"]}
+        """Weights of the terms when ``fraction`` (0 to 1) of the steps are done."""
+        learnt = ("prediction", "labels") if self.config.weights.labels and not self.regression else ("prediction",)
+        return {name: weight for name, weight in self.config.weights.at(fraction).items() if name in learnt}
 
     def denominators(self, samples: np.ndarray) -> dict[str, float]:
-        """The loss is a mean over samples."""
-        return {"prediction": float(len(samples))}
+        """The losses are means over samples."""
+        return dict.fromkeys(self.weights, float(len(samples)))

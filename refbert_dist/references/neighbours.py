@@ -9,7 +9,7 @@ import numpy as np
 
 from refbert_dist.artifacts import Artifact, map_tensors, recipe_key
 from refbert_dist.config import Experiment
-from refbert_dist.data.tokens import Part, tokens_artifact
+from refbert_dist.data.tokens import Part, parts, tokens_artifact
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.faiss_library import require_faiss
 from refbert_dist.references.nearest import DENSE_ASKS
@@ -44,6 +44,14 @@ def neighbours_recipe(exp: Experiment, part: Part) -> dict[str, Any]:
 def neighbours_artifact(exp: Experiment, part: Part) -> Artifact:
     """The folder of a part's neighbours: ``cache.dir/neighbours/KEY``."""
     return Artifact(exp.cache.dir / "neighbours" / recipe_key("neighbours", neighbours_recipe(exp, part)))
+
+
+def looked_up_parts(exp: Experiment) -> tuple[Part, ...]:
+    """The parts whose neighbours are read, in the order in which they are made."""
+    if not exp.references.kept:
+        return ()
+    unread = {"both": (), "general": ("train", "dev"), "task": ("corpus",)}[exp.references.stages]
+    return tuple(part for part in parts(exp) if part not in unread)
 
 
 def pool_part(part: Part) -> Part:

@@ -8,10 +8,9 @@ from typing import Any
 
 from refbert_dist.artifacts import Artifact, write_text
 from refbert_dist.config import SYSTEM_LABELS, Experiment, to_yaml
-from refbert_dist.data.tokens import parts
 from refbert_dist.errors import RefBertError
 from refbert_dist.pipeline import STAGES, Stage, leaves
-from refbert_dist.references.neighbours import neighbours_artifact
+from refbert_dist.references.neighbours import looked_up_parts, neighbours_artifact
 from refbert_dist.report.curves import job_charts
 from refbert_dist.report.page import (
     FILE_NAME,
@@ -93,7 +92,7 @@ def _results(run_dir: Path) -> str:
     if timed:
         text += f" Latency: a forward pass of {first['latency_batch']} x {first['latency_length']} tokens, the median."
     if len(lines) > 2:
-        text += " TinyBERT is the same student without references: same steps, batches, rates and start."
+        text += " All students have the same steps, batches, rates and start; TinyBERT reads no references."
     return table(headings, lines) + note(text)
 
 
@@ -109,7 +108,7 @@ def references(exp: Experiment) -> str:
     """How much the neighbours tell, beside random pairs."""
     try:
         with contextlib.chdir(started_in(exp.run.dir)):
-            tables = [(part, neighbours_artifact(exp, part)) for part in parts(exp)]
+            tables = [(part, neighbours_artifact(exp, part)) for part in looked_up_parts(exp)]
             found = [(part, artifact.manifest()) for part, artifact in tables if artifact.complete]
     except UNSEEN as error:
         return paragraph(f"They cannot be read: {error}.")

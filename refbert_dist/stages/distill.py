@@ -9,27 +9,22 @@ from typing import Any, Literal
 import torch
 
 from refbert_dist.artifacts import Artifact
-from refbert_dist.cache.contract import Scope, scope_part, value_layer
-from refbert_dist.cache.forward import load_teacher
+from refbert_dist.cache.contract import Scope, scope_part
 from refbert_dist.cache.models import general_student, is_saved, made_from, training_record
-from refbert_dist.cache.states import TeacherStates, open_states
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokenizer import load_tokenizer
-from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
+from refbert_dist.data.tokens import Part
 from refbert_dist.engine.distributed import device_of, of_first, process_group
 from refbert_dist.engine.loop import Job, Objective, train
 from refbert_dist.engine.world import World
 from refbert_dist.errors import UserError
-from refbert_dist.models.teacher import Teacher
-from refbert_dist.objectives.distill import EncoderObjective, PredictionObjective, References
-from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
-from refbert_dist.references.states import ReferenceStates
+from refbert_dist.objectives.distill import EncoderObjective, PredictionObjective
 from refbert_dist.stages.gates import check_teacher
+from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import (
     PROJECTIONS,
     add_record,
-    load_encoder,
     load_projections,
     model_folder,
     new_classifier,
@@ -38,38 +33,6 @@ from refbert_dist.stages.students import (
     save_mlm_head,
     save_projections,
 )
-
-
-class Setting:
-    """What the students of one scope learn from: tokens, teacher, its states, and the references of any part."""
-
-    def __init__(self, exp: Experiment, scope: Scope, device: torch.device) -> None:
-        self.exp = exp
-        self.device = device
-        self.tokens = TokenSet.open(tokens_artifact(exp, scope_part(scope)))
-        self.teacher: Teacher = load_teacher(exp, scope).to(device).eval().requires_grad_(False)
-        self.states: TeacherStates = open_states(exp, scope, "targets", self.teacher, device)
-        self._scope: Scope = scope
-
-    def reference_states(self) -> ReferenceStates:
-        """States of pool rows as references."""
-        return ReferenceStates(
-            self.tokens,
-            open_states(self.exp, self._scope, "references", self.teacher, self.device),
-            self.teacher,
-            key_layer=self.exp.references.key_layer,
-            value_layer=value_layer(self.exp),
-            max_length=self.exp.references.max_length,
-            device=self.device,
-        )
-
-    def references(self, system: SystemName, part: Part) -> References | None:
-        """The references that ``system`` reads with the samples of ``part``."""
-        count = self.exp.reference_count(system)
-        if count == 0:
-            return None
-        table = NeighbourTable.open(neighbours_artifact(self.exp, part))
-        return References(table.prefix(count), self.reference_states())
 
 
 def general(exp: Experiment) -> dict[str, Any]:
@@ -110,7 +73,8 @@ def task(exp: Experiment) -> dict[str, Any]:
                 exp.distill,
                 setting.teacher.pad_token_id,
             )
-            job = Job("distill-task", f"prediction-{system}", exp.distill.prediction, exp.run.dir)
+            name, seed = f"prediction-{system}", exp.student_seed("task")
+            job = Job("distill-task", name, exp.distill.prediction, exp.run.dir, seed)
             _train_and_save(exp, world, objective, job, student, folder, encoder)
     folders = {system: model_folder(exp, f"prediction-{system}") for system in exp.trained_systems()}
     return {"teacher_gate": gate, **_records(folders), "teacher_samples": setting.teacher.samples}
@@ -136,8 +100,9 @@ def _encoder_job(
         scope, optim, folder = "task", exp.distill.intermediate, model_folder(exp, name)
     if of_first(is_saved(folder)):
         return
-    student = load_encoder(start) if start else new_encoder(exp, system)
-    torch.manual_seed(exp.seed)
+    student = new_encoder(exp, system, scope, start)
+    seed = exp.student_seed(scope)
+    torch.manual_seed(seed)
     objective = EncoderObjective(
         student,
         setting.teacher,
@@ -149,7 +114,7 @@ def _encoder_job(
     )
     if start and (start / PROJECTIONS).exists():
         load_projections(start, objective.module.projections)
-    job = Job(f"distill-{scope}", name, optim, exp.run.dir)
+    job = Job(f"distill-{scope}", name, optim, exp.run.dir, seed)
     shared: Part | None = "corpus" if phase == "general" else None
     _train_and_save(exp, world, objective, job, student, folder, start, shared)
 

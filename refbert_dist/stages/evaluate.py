@@ -5,32 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from refbert_dist.artifacts import write_json
+from refbert_dist.artifacts import atomic_path, save_tensors, write_json
+from refbert_dist.artifacts.disk import make_folder
 from refbert_dist.cache.models import task_teacher, training_record
-from refbert_dist.config import Experiment, SystemName
+from refbert_dist.config import SYSTEMS, Experiment, SystemName
 from refbert_dist.data.batching import to_device, token_batch
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.engine.distributed import device_of
 from refbert_dist.engine.world import World
+from refbert_dist.references.neighbours import NeighbourTable, looked_up_parts, neighbours_artifact
+from refbert_dist.references.sources import encoded_by
 from refbert_dist.stages.answers import Forward, answers, teacher_answers
-from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.latency import median_latencies
+from refbert_dist.stages.neighbour_vote import neighbour_vote
 from refbert_dist.stages.scores import scores
+from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import load_classifier, model_folder
 from refbert_dist.tracking.metrics import MetricsLog
 from refbert_dist.tracking.progress import Progress
+
+VOTE = "knn"
+"""Name of the neighbours' vote among the systems."""
 
 
 def run(exp: Experiment) -> dict[str, Any]:
     """Evaluate, time, and write ``RUN_DIR/results.json``; returns how many rows it has.
 
-    Without timing (``evaluate.latency_repeats=0``) latencies are None.
+    Beside the students stand the teacher and the vote of the neighbours' labels (``knn``). What each of them answers
+    is kept in ``RUN_DIR/answers/SYSTEM.safetensors``. Without timing (``evaluate.latency_repeats=0``) latencies are
+    None.
     """
     assert exp.task is not None
     spec = task_spec(exp.task.name)
@@ -49,6 +59,12 @@ def run(exp: Experiment) -> dict[str, Any]:
         forwards[system] = _student_forward(student, setting, system, dev, device)
         parameters[system] = _parameters(student)
         budgets[system] = training_record(folders[system])
+    neighbours = _neighbours(exp)
+    if neighbours is not None:
+        assert setting.tokens.labels is not None
+        votes = neighbour_vote(neighbours, setting.tokens.labels, spec.num_labels)
+        forwards[VOTE] = lambda samples: torch.from_numpy(votes[samples])
+        parameters[VOTE], budgets[VOTE] = 0, {"steps": 0, "seconds": 0.0}
     timing = latencies(exp, setting, students, dev) if exp.evaluate.latency_repeats else None
 
     rows: list[dict[str, Any]] = []
@@ -61,22 +77,52 @@ def run(exp: Experiment) -> dict[str, Any]:
                 logits.append(answered)
                 done += len(answered)
                 progress.update(done)
-            found = scores(spec.metrics, np.concatenate(logits), dev.labels)
+            answered = np.concatenate(logits)
+            _keep(exp, name, answered)
+            found = scores(spec.metrics, answered, dev.labels)
             metrics.write("evaluate", f"evaluate-{name}", budgets[name]["steps"], found)
             common = {
                 "n": len(dev),
-                "references": exp.reference_count("refbert") if name == "refbert" else 0,
+                "references": _references_read(exp, name, neighbours),
                 "params": parameters[name],
-                "size_ratio": round(parameters["teacher"] / parameters[name], 3),
-                **(timing.of(name) if timing else dict.fromkeys(Timing.COLUMNS)),
+                "size_ratio": round(parameters["teacher"] / parameters[name], 3) if parameters[name] else None,
+                **(timing.of(name) if timing and name != VOTE else dict.fromkeys(Timing.COLUMNS)),
                 "steps": budgets[name]["steps"],
                 "seconds": budgets[name]["seconds"],
             }
             for metric, score in found.items():
-                asked = {"system": name, "task": spec.name, "seed": exp.seed, "metric": metric}
+                seed = exp.student_seed("task") if name in students else exp.seed
+                asked = {"system": name, "task": spec.name, "seed": seed, "metric": metric}
                 rows.append({**asked, "score": round(score, 6), **common})
     write_json(exp.run.dir / "results.json", rows)
     return {"rows": len(rows), "teacher_samples": setting.teacher.samples}
+
+
+def answers_path(run_dir: Path, system: str) -> Path:
+    """Where a system's answers on the evaluated rows lie: ``logits`` float32 ``[N, C]``."""
+    return run_dir / "answers" / f"{system}.safetensors"
+
+
+def _keep(exp: Experiment, system: str, logits: np.ndarray) -> None:
+    path = answers_path(exp.run.dir, system)
+    make_folder(path.parent)
+    with atomic_path(path) as temporary:
+        save_tensors({"logits": logits})(temporary)
+
+
+def _neighbours(exp: Experiment) -> np.ndarray | None:
+    """All neighbours that are kept of the dev rows, int64 ``[N, k]``; None where none are looked up."""
+    if "dev" not in looked_up_parts(exp):
+        return None
+    table = NeighbourTable.open(neighbours_artifact(exp, "dev"))
+    return table.prefix(table.count)
+
+
+def _references_read(exp: Experiment, system: str, neighbours: np.ndarray | None) -> int:
+    if system == VOTE:
+        assert neighbours is not None
+        return int(neighbours.shape[1])
+    return exp.reference_count(system) if system in SYSTEMS else 0  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -121,8 +167,8 @@ def timed_passes(
         inputs: dict[str, Any] = dict(batch)
         references = setting.references(system, "dev")
         if references:
-            given = references.of(samples)
             with torch.inference_mode():
+                given = encoded_by(student, references.of(samples))
                 keys, values = student.project_references(given["reference_keys"], given["reference_values"])
             inputs |= {"reference_keys": keys, "reference_values": values, "references_projected": True}
             inputs["reference_mask"] = given["reference_mask"]
@@ -138,7 +184,8 @@ def _student_forward(
     @torch.inference_mode()
     def forward(samples: np.ndarray) -> torch.Tensor:
         batch = to_device(token_batch(dev, samples, setting.teacher.pad_token_id), device)
-        logits: torch.Tensor = student(**batch, **(references.of(samples) if references else {})).logits
+        given = encoded_by(student, references.of(samples)) if references else {}
+        logits: torch.Tensor = student(**batch, **given).logits
         return logits
 
     return forward

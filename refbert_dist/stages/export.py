@@ -30,8 +30,8 @@ from refbert_dist.models.locate import model_folder as teacher_folder
 from refbert_dist.models.locate import resolve_model, weights_fingerprint
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
 from refbert_dist.references.retriever_choice import pool_retriever
-from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.scores import scores
+from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import load_classifier, load_encoder, model_folder
 from refbert_dist.tracking.progress import Progress
 from refbert_dist.tracking.provenance import FILE_NAME as PROVENANCE
@@ -106,7 +106,7 @@ def _write_bank(exp: Experiment, student: Any, folder: Path) -> None:
     write_bank(
         folder / BANK,
         texts,
-        _projected(exp, setting, student.to(setting.device)),
+        _projected(setting, student.to(setting.device)),
         count=exp.references.count,
         retriever=pool_retriever(exp, "train", pool, np.arange(len(pool)), texts),
         left_out=NeighbourTable.open(neighbours_artifact(exp, "dev")).left_out,
@@ -117,14 +117,13 @@ def _write_bank(exp: Experiment, student: Any, folder: Path) -> None:
     )
 
 
-def _projected(exp: Experiment, setting: Setting, student: Any) -> Iterator[State]:
+def _projected(setting: Setting, student: Any) -> Iterator[State]:
     states, pool = setting.reference_states(), setting.tokens
     for start in range(0, len(pool), BANK_BATCH):
         rows = np.arange(start, min(start + BANK_BATCH, len(pool)))
         with torch.inference_mode():
             keys, values = (part.float().cpu().numpy() for part in student.project_references(*states.rows(rows)))
-        lengths = np.minimum(pool.lengths[rows], exp.references.max_length).tolist()
-        for place, length in enumerate(lengths):
+        for place, length in enumerate(states.lengths(rows).tolist()):
             yield keys[place, :length], values[place, :length]
 
 

@@ -37,7 +37,7 @@ def run(exp: Experiment) -> dict[str, Any]:
             teacher = Teacher.load(exp.teacher.model, num_labels=num_labels)
             tokens = TokenSet.open(tokens_artifact(exp, "train"))
             objective = FinetuneObjective(teacher, tokens, num_labels)
-            state = train(objective, Job("finetune", "finetune", exp.finetune, exp.run.dir), exp, world)
+            state = train(objective, Job("finetune", "finetune", exp.finetune, exp.run.dir, exp.seed), exp, world)
             if world.rank == 0:
 
                 def write(path: Any) -> None:

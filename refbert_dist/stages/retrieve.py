@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from refbert_dist.config import Experiment
-from refbert_dist.data.tokens import parts, tokens_artifact
+from refbert_dist.data.tokens import tokens_artifact
 from refbert_dist.engine.world import World
 from refbert_dist.references.lookup import build_neighbours
-from refbert_dist.references.neighbours import neighbours_artifact
+from refbert_dist.references.neighbours import looked_up_parts, neighbours_artifact
 from refbert_dist.references.vectors import build_vectors, needs_vectors, vectors_artifact
 from refbert_dist.tracking.progress import Progress
 
@@ -19,7 +19,7 @@ def run(exp: Experiment) -> dict[str, Any]:
     """Look up the references of every part; returns what the guards removed and how alike neighbours are."""
     world = World.from_environment()
     result: dict[str, Any] = {}
-    for part in parts(exp):
+    for part in looked_up_parts(exp):
         if needs_vectors(exp):
             build_vectors(exp, part, world.share_start)
             vectors_artifact(exp, part).register(exp.run.dir)

@@ -20,7 +20,7 @@ from refbert_dist.artifacts.disk import (
     temporary_beside,
 )
 from refbert_dist.cache.models import TRAINING, is_saved, training_record
-from refbert_dist.config import Experiment, SystemName
+from refbert_dist.config import LABEL_WIDTH, SYSTEMS, Experiment, Stage, SystemName
 from refbert_dist.engine.checkpoint import TrainState
 from refbert_dist.models.locate import teacher_info
 from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
@@ -74,10 +74,12 @@ def add_record(state: TrainState, before: Path | None) -> dict[str, Any]:
     return record | ({"stalled": state.stalled} if state.stalled else {})
 
 
-def student_config(exp: Experiment, system: SystemName, **extra: Any) -> RefBertConfig:
+def student_config(exp: Experiment, system: SystemName, stage: Stage = "task", **extra: Any) -> RefBertConfig:
     """The student's shape; vocabulary and positions are the teacher's."""
     teacher = teacher_info(exp.teacher.model)
     references = exp.references
+    labelled = stage == "task" and exp.reads_labels(system)
+    width = exp.student.hidden if system == "student" else teacher.hidden
     return RefBertConfig(
         vocab_size=teacher.vocab_size,
         hidden_size=exp.student.hidden,
@@ -89,27 +91,47 @@ def student_config(exp: Experiment, system: SystemName, **extra: Any) -> RefBert
         max_position_embeddings=teacher.max_positions,
         type_vocab_size=2,
         pad_token_id=teacher.pad_token_id,
-        reference_size=teacher.hidden,
-        reference_count=exp.reference_count(system),
-        reference_max_length=references.max_length,
+        reference_size=width + (LABEL_WIDTH if labelled else 0),
+        reference_count=exp.reference_count(system, stage),
+        reference_max_length=(references.max_length if SYSTEMS[system].needs_text else 0) + labelled,
         reference_key_layer=references.key_layer,
         reference_value_layer=references.value_layer,
+        reference_label=references.label if labelled else "none",
         tie_reference_projections=references.tie_projections,
         **start_config(exp),
         **extra,
     )
 
 
-def new_encoder(exp: Experiment, system: SystemName) -> RefBertModel:
-    """A student at its start, ``student.init``. All systems share it; only RefBERT's own weights come on top."""
-    torch.manual_seed(exp.seed)
-    plain = RefBertModel(student_config(exp, "tinybert"), add_pooling_layer=False)
-    load_start(exp, plain)
-    if exp.reference_count(system) == 0:
-        return plain
-    student = RefBertModel(student_config(exp, system), add_pooling_layer=False)
-    student.load_state_dict(plain.state_dict(), strict=False)
+def new_encoder(exp: Experiment, system: SystemName, stage: Stage = "task", start: Path | None = None) -> RefBertModel:
+    """A student of a stage, from ``student.init``, or from what an earlier job left in the folder ``start``.
+
+    All systems share their start; only what reads references comes on top, from ``start`` if that has it.
+    """
+    torch.manual_seed(exp.student_seed(stage))
+    plain = RefBertModel(student_config(exp, "tinybert", stage), add_pooling_layer=False)
+    if start is None:
+        load_start(exp, plain)
+    if exp.reference_count(system, stage) == 0:
+        student = plain
+    else:
+        student = RefBertModel(student_config(exp, system, stage), add_pooling_layer=False)
+        student.load_state_dict(plain.state_dict(), strict=False)
+    if start is not None:
+        _take(student, load_encoder(start).state_dict())
     return student
+
+
+def _take(student: RefBertModel, earlier: dict[str, torch.Tensor]) -> None:
+    """Load weights of an earlier stage, as far as this one has them.
+
+    A projection that reads labels now, and did not then, keeps its own columns for them.
+    """
+    own = student.state_dict()
+    for name, weight in earlier.items():
+        if name in own and own[name].shape != weight.shape:
+            earlier[name] = torch.cat([weight, own[name][:, weight.shape[1] :]], dim=1)
+    student.load_state_dict(earlier, strict=False)
 
 
 def load_encoder(folder: Path) -> RefBertModel:
@@ -123,8 +145,8 @@ def new_classifier(exp: Experiment, system: SystemName, encoder_folder: Path, nu
 
     Its pooler and head are new, and the same for every system.
     """
-    torch.manual_seed(exp.seed)
-    head = {
+    torch.manual_seed(exp.student_seed("task"))
+    head: dict[str, Any] = {
         "num_labels": num_labels,
         "problem_type": "regression" if num_labels == 1 else "single_label_classification",
     }

@@ -24,6 +24,7 @@ def test_a_weight_goes_in_a_line_and_stays(fraction: float, expected: float) -> 
         "attention": pytest.approx(expected),
         "hidden": 0.7,
         "prediction": 1.0,
+        "labels": 0.0,
         "mlm": 0.0,
     }
 

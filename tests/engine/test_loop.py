@@ -144,7 +144,7 @@ def run(root: Path, objective: Toy, *overrides: str, name: str = "toy", optim: O
     exp = experiment(root, *overrides)
     torch.seed()  # nothing may depend on the random state that a process happens to have
     with process_group(60) as world:
-        return train(objective, Job("stage", name, optim, exp.run.dir), exp, world)
+        return train(objective, Job("stage", name, optim, exp.run.dir, exp.seed), exp, world)
 
 
 def by_hand(seed: int) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -368,4 +368,4 @@ def test_too_many_skipped_steps_in_a_row_end_the_job(tmp_path: Path, log_steps: 
 def test_fewer_samples_than_processes_is_refused(tmp_path: Path) -> None:
     exp = experiment(tmp_path)
     with pytest.raises(UserError, match=r"launch\.processes is 31 but toy has 30 sample\(s\).*at most 30"):
-        train(Toy(), Job("stage", "toy", OPTIM, exp.run.dir), exp, World(0, 31, 0))
+        train(Toy(), Job("stage", "toy", OPTIM, exp.run.dir, exp.seed), exp, World(0, 31, 0))

@@ -18,8 +18,9 @@ from refbert_dist.config import Experiment, SystemName
 from refbert_dist.data.builtin import python_docs_documents
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.models.teacher import Teacher
-from refbert_dist.objectives.distill import EncoderObjective, References
+from refbert_dist.objectives.distill import EncoderObjective
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
+from refbert_dist.references.sources import Neighbours
 from refbert_dist.references.states import ReferenceStates
 from refbert_dist.stages.students import new_encoder
 
@@ -37,7 +38,7 @@ class World:
     def experiment(self, *overrides: str) -> Experiment:
         return tiny_experiment(self.root, "task=null", "student.dropout=0", *own_corpus(self.root), *overrides)
 
-    def references(self, exp: Experiment) -> References:
+    def references(self, exp: Experiment) -> Neighbours:
         states = ReferenceStates(
             self.tokens,
             self.states,
@@ -47,7 +48,7 @@ class World:
             max_length=exp.references.max_length,
             device=CPU,
         )
-        return References(self.neighbours, states)
+        return Neighbours(self.neighbours, states)
 
     def student(self, exp: Experiment, system: SystemName) -> Any:
         """A student with weights so large that each of them counts."""

@@ -121,7 +121,7 @@ def test_the_exported_model_gives_the_probabilities_that_were_evaluated(done: Ex
     references = setting.references("refbert", "dev")
     assert references is not None
     assert [answer["references"] for answer in answers] == [
-        [row for row in rows if row >= 0] for rows in references.neighbours.tolist()
+        [row for row in rows if row >= 0] for rows in references.rows.tolist()
     ]
     found = np.array([answer["probabilities"] for answer in answers])
     np.testing.assert_allclose(found, logits.softmax(-1).numpy(), atol=2e-3)

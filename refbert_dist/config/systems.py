@@ -1,0 +1,49 @@
+"""The students that an experiment can have: RefBERT, TinyBERT, and the controls that belong beside every result.
+
+All are trained alike; they differ only in what their first layer reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SystemName = Literal["refbert", "tinybert", "random", "shuffled", "zeros", "student", "own", "label", "shuffled-labels"]
+
+
+@dataclass(frozen=True)
+class System:
+    """One kind of student."""
+
+    label: str
+    """For people; ``references`` is the number that is read for each input."""
+    reads: str
+    """What stands in the place of the references, in a few words."""
+    needs_labels: bool = False
+    """Whether that exists only where rows have labels; in the general stage it reads what RefBERT does."""
+    needs_text: bool = True
+    """Whether states of the references' tokens are read, and not only what is known of their labels."""
+
+
+SYSTEMS: dict[SystemName, System] = {
+    "tinybert": System("TinyBERT", "nothing"),
+    "refbert": System("RefBERT k={references}", "the teacher's states of the nearest allowed texts"),
+    "random": System("random k={references}", "the teacher's states of texts drawn from the pool"),
+    "shuffled": System("shuffled k={references}", "the references of another input"),
+    "zeros": System("zeros k={references}", "zeros, as many as the references have tokens"),
+    "student": System("student's own k={references}", "the student's states of the references, not the teacher's"),
+    "own": System("own states", "the teacher's states of the input itself: an upper bound that cannot be deployed"),
+    "label": System("label only k={references}", "the references' gold labels and nothing else", True, False),
+    "shuffled-labels": System("wrong labels k={references}", "gold labels of rows drawn from the pool", True, False),
+}
+
+EXPORTED: tuple[SystemName, ...] = ("refbert", "tinybert")
+"""Systems that can be shipped; the others exist to be measured."""
+
+SYSTEM_LABELS = {"teacher": "teacher", "knn": "{references} neighbours' labels"} | {
+    name: system.label for name, system in SYSTEMS.items()
+}
+"""Whatever results tell of, in the order of tables."""
+
+LABEL_WIDTH = 4
+"""Numbers that tell a reference's label: its classes (three at most) or score, and a 1 that marks them as such."""

@@ -1,0 +1,106 @@
+"""What the students of one scope learn from and are scored with: tokens, teacher, its states, and references."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from refbert_dist.cache.contract import Scope, caches_references, caches_targets, scope_part, value_layer
+from refbert_dist.cache.forward import load_teacher
+from refbert_dist.cache.states import OnlineStates, TeacherStates, open_states
+from refbert_dist.config import SYSTEMS, Experiment, SystemName
+from refbert_dist.data.tasks import TaskSpec, task_spec
+from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
+from refbert_dist.models.teacher import Teacher
+from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact, pool_part
+from refbert_dist.references.sources import Neighbours, Source, Unread, Zeros, dealt_rows, drawn_rows
+from refbert_dist.references.states import LabelStates, ReferenceStates, gold_labels, taught_labels
+
+LOGITS_AT_ONCE = 256
+"""Pool rows of which the teacher's answers are fetched together."""
+
+
+class Setting:
+    """Of one scope; references of any of its parts come from its pool."""
+
+    def __init__(self, exp: Experiment, scope: Scope, device: torch.device) -> None:
+        self.exp = exp
+        self.device = device
+        self.tokens = TokenSet.open(tokens_artifact(exp, scope_part(scope)))
+        self.teacher: Teacher = load_teacher(exp, scope).to(device).eval().requires_grad_(False)
+        self.states: TeacherStates = open_states(exp, scope, "targets", self.teacher, device)
+        self.scope: Scope = scope
+
+    def references(self, system: SystemName, part: Part) -> Source | None:
+        """What ``system`` reads beside the samples of ``part``; None where it reads nothing."""
+        count = self.exp.reference_count(system, self.scope)
+        if count == 0:
+            return None
+        if system == "own":
+            return self._own(part)
+        if self.scope == "general" and SYSTEMS[system].needs_labels:
+            system = "refbert"
+        rows = self._rows(system, part, count)
+        if not SYSTEMS[system].needs_text:
+            return Neighbours(rows, LabelStates(self._gold_labels(), self.teacher.hidden_size, self.device))
+        if system == "student":
+            length, pad_id = self.exp.references.max_length, self.teacher.pad_token_id
+            return Unread(rows, self.tokens, length, pad_id, self.device)
+        source = Neighbours(rows, self.reference_states())
+        return Zeros(source) if system == "zeros" else source
+
+    def reference_states(self) -> ReferenceStates:
+        """States of pool rows as RefBERT reads them."""
+        states = open_states(self.exp, self.scope, "references", self.teacher, self.device)
+        labels = None
+        if self.scope == "task" and self.exp.references.label != "none":
+            labels = self._gold_labels() if self.exp.references.label == "gold" else self._taught_labels(states)
+        return self._reading(self.tokens, states, self.exp.references.max_length, labels)
+
+    def _reading(
+        self, pool: TokenSet, states: TeacherStates, max_length: int, labels: np.ndarray | None = None
+    ) -> ReferenceStates:
+        return ReferenceStates(
+            pool,
+            states,
+            self.teacher,
+            key_layer=self.exp.references.key_layer,
+            value_layer=value_layer(self.exp),
+            max_length=max_length,
+            device=self.device,
+            labels=labels,
+        )
+
+    def _own(self, part: Part) -> Source:
+        """Each sample's own states, whole; run through the teacher where no cache has them."""
+        tokens = TokenSet.open(tokens_artifact(self.exp, part))
+        stored = part == scope_part(self.scope) and caches_targets(self.exp) and caches_references(self.exp)
+        states = self.states if stored else OnlineStates(self.teacher, tokens, self.device)
+        return Neighbours(np.arange(len(tokens))[:, None], self._reading(tokens, states, int(tokens.lengths.max())))
+
+    def _rows(self, system: SystemName, part: Part, count: int) -> np.ndarray:
+        """Pool rows that ``system`` reads, int64 ``[N, count]``."""
+        table = NeighbourTable.open(neighbours_artifact(self.exp, part))
+        rows = table.prefix(count)
+        if system not in ("random", "shuffled", "shuffled-labels"):
+            return rows
+        own = np.full(len(rows), -1) if pool_part(part) != part else self.tokens.documents
+        seed = self.exp.student_seed(self.scope)
+        if system == "shuffled":
+            return dealt_rows(rows, own, self.tokens.documents, seed)
+        return drawn_rows(rows, own, self.tokens.documents, table.left_out, seed)
+
+    def _gold_labels(self) -> np.ndarray:
+        assert self.tokens.labels is not None
+        return gold_labels(self.tokens.labels, self._spec.num_labels, self._spec.label_range[1])
+
+    def _taught_labels(self, states: TeacherStates) -> np.ndarray:
+        starts = range(0, len(self.tokens), LOGITS_AT_ONCE)
+        rows = [np.arange(start, min(start + LOGITS_AT_ONCE, len(self.tokens))) for start in starts]
+        answers = torch.from_numpy(np.concatenate([states.logits(some) for some in rows]))
+        return taught_labels(answers, self._spec.label_range[1])
+
+    @property
+    def _spec(self) -> TaskSpec:
+        assert self.exp.task is not None
+        return task_spec(self.exp.task.name)
