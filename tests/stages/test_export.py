@@ -17,8 +17,8 @@ from refbert_dist.config.schema import ExportConfig
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.inference.pipeline import RefBertPipeline
 from refbert_dist.stages import export
-from refbert_dist.stages.distill import Setting
 from refbert_dist.stages.evaluate import _student_forward
+from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import load_classifier, model_folder
 
 CPU = torch.device("cpu")
