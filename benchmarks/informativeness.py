@@ -1,4 +1,5 @@
-"""How informative the references of every retriever are: BM25, dense by the first and the last teacher layer, random.
+"""How informative the references of every retriever are: BM25 with and without stop words, dense by the first and the
+last teacher layer, random.
 
     python benchmarks/informativeness.py EXP.yaml [FIELD=VALUE]...
 
@@ -24,7 +25,8 @@ def main() -> None:
     for part in parts(given):
         build_tokens(given, part)
     changes = (
-        ("retriever=bm25",),
+        ("retriever=bm25", "stop_words=english"),
+        ("retriever=bm25", "stop_words=none"),
         ("retriever=dense", "dense_layer=0"),
         ("retriever=dense", f"dense_layer={last}"),
         ("retriever=random",),

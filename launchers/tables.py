@@ -13,6 +13,7 @@ from rich.table import Table
 
 from refbert_dist.artifacts import read_json
 from refbert_dist.config import SYSTEM_LABELS, Experiment
+from refbert_dist.references.informativeness import label_rows
 
 
 def show_results(exp: Experiment, console: Console) -> None:
@@ -54,28 +55,25 @@ def show_neighbours(manifests: Iterable[Mapping[str, Any]], console: Console) ->
     Train and held-out (dev) rows should look the same; where the nearest is like a random pair, there is nothing in it.
     """
     found = list(manifests)
-    agreements = [manifest["label_agreement"] for manifest in found if manifest["label_agreement"]]
-    title = "nearest allowed reference: words in common (Jaccard)"
-    if agreements:
-        title += f", {agreements[0]['measure']}; each beside random pairs"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="nearest allowed reference: words in common (Jaccard), beside random pairs",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     for heading in ("retriever", "part"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("samples", "all k %", "words", "random", *(("label", "random") if agreements else ())):
+    for heading in ("samples", "all k %", "words", "random"):
         table.add_column(heading, justify="right", no_wrap=True)
     for manifest in found:
-        row = [f"{manifest[name]:.3f}" for name in ("mean_first_overlap", "mean_random_overlap")]
-        if agreements:
-            agreement = manifest["label_agreement"] or {}
-            row += ["-" if (value := agreement.get(name)) is None else f"{value:.3f}" for name in ("nearest", "random")]
         table.add_row(
             _retriever(manifest["recipe"]),
             manifest["part"],
             f"{manifest['samples']:,}",
             f"{100 * manifest['share_with_all']:.1f}",
-            *row,
+            *(f"{manifest[name]:.3f}" for name in ("mean_first_overlap", "mean_random_overlap")),
         )
     console.print(table)
+    _show_labels(found, console)
     for manifest in found:
         refused = ", ".join(f"{name} {count:,}" for name, count in manifest["refused"].items() if count) or "nothing"
         console.print(
@@ -84,11 +82,42 @@ def show_neighbours(manifests: Iterable[Mapping[str, Any]], console: Console) ->
             highlight=False,
             soft_wrap=True,
         )
+    for manifest in found:
+        if manifest.get("mismatch"):
+            words = f"mismatch, {_retriever(manifest['recipe'])}: {manifest['mismatch']['message']}"
+            console.print(words, highlight=False, soft_wrap=True, markup=False)
+
+
+def _show_labels(manifests: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """What the labels of references tell: train and held-out rows side by side, and random pairs."""
+    told: dict[str, dict[str, Mapping[str, Any]]] = {}
+    held_out = "dev"
+    for manifest in manifests:
+        if manifest["label_agreement"]:
+            told.setdefault(_retriever(manifest["recipe"]), {})[manifest["part"]] = manifest["label_agreement"]
+            held_out = "held-out" if manifest.get("held_out") else held_out
+    if not told:
+        return
+    measure = next(iter(next(iter(told.values())).values()))["measure"]
+    title = f"labels: {measure} with the nearest reference, by words of the input; the vote of all k"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("retriever", "of"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("train", held_out, "random"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for retriever, parts in told.items():
+        for number, (name, *values) in enumerate(label_rows(parts.get("train"), parts.get("dev"))):
+            table.add_row("" if number else retriever, name, *map(_figure, values))
+    console.print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _retriever(recipe: Mapping[str, Any]) -> str:
     if recipe["retriever"] != "dense":
-        return str(recipe["retriever"])
+        return f"{recipe['retriever']}{', all words' if recipe.get('stop_words') == 'none' else ''}"
     return f"dense({recipe['layer']})" + ("" if recipe["index"] == "flat" else f" {recipe['index']}")
 
 

@@ -90,6 +90,12 @@ class TaskConfig(Section):
     """Tokens in a sample or pair at most, special tokens included; the longer sentence is cut first."""
     max_train: Positive | None = None
     """Use only this many training rows, drawn with ``seed``; ``null`` uses all."""
+    min_words: Positive | None = None
+    """Use only training rows of at least so many words; ``null`` uses all. Where they are much shorter than the rows to
+    evaluate on, as SST-2's phrases are, their references tell more, and a student learns to trust them too much."""
+    phrases: bool | None = None
+    """Whether training rows may be phrases of one sentence, which is a row, too: such rows never read each other, and
+    ``held_out`` keeps them together. ``null``: as is known of the task; of those named above only SST-2's are."""
     held_out: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of these rows on which is evaluated instead of on ``dev_file``; nothing is trained on them or looks them
     up, and rows with a common sentence stay together. For choosing settings without seeing dev, as a search does."""

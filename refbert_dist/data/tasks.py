@@ -10,10 +10,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from refbert_dist.config import TaskConfig
 from refbert_dist.data.builtin import BUILTIN_PREFIX, PYTHON_DOCS, same_topic_task
 from refbert_dist.data.lines import numbered_lines
 from refbert_dist.data.looked_up import COLOURS, LOOKED_UP, looked_up_task
+from refbert_dist.data.phrases import WORD, parent_groups
 from refbert_dist.errors import UserError
 
 Split = Literal["train", "dev"]
@@ -38,6 +41,8 @@ class TaskSpec:
     """GLUE's metrics of the task; the first one leads."""
     label_names: tuple[str, ...] = ()
     """What GLUE calls the classes 0, 1, ...; empty where it has no names for them."""
+    phrases: bool = False
+    """Whether training rows are phrases of sentences that are rows, too."""
     builtin: bool = False
 
     @property
@@ -96,6 +101,7 @@ TASKS = {
             label_range=(0, 1),
             metrics=("accuracy",),
             label_names=("negative", "positive"),
+            phrases=True,
         ),
         TaskSpec(
             name="STS-B",
@@ -183,13 +189,34 @@ def check_task(task: TaskConfig) -> None:
         raise UserError(
             f"task.dev_file is '{task.dev_file}', the same file as task.train_file; name a file of other rows"
         )
+    spec = task_spec(task.name)
+    if task.phrases and spec.is_pair:
+        raise UserError(f"task.phrases is true, but rows of {spec.name} are pairs of sentences; set task.phrases=null")
+
+
+def has_phrases(task: TaskConfig) -> bool:
+    """Whether rows may be phrases of one sentence, and are to be kept apart as such."""
+    return task_spec(task.name).phrases if task.phrases is None else task.phrases
+
+
+def document_parents(task: TaskConfig) -> np.ndarray:
+    """The parent sentence of each group of training rows, int64 ``[D]``; rows that share a number are its phrases.
+
+    Of all rows of the file, because a row's parent need not be among those that were drawn.
+    """
+    everything = task.model_copy(update={"max_train": None, "held_out": 0.0, "min_words": None})
+    examples = load_task(everything, "train", 0)
+    parents = np.arange(1 + max(example.group for example in examples))
+    # Rows of one group have equal words, and so one parent.
+    parents[[example.group for example in examples]] = parent_groups([example.text_a for example in examples])
+    return parents
 
 
 def load_task(task: TaskConfig, split: Split, seed: int) -> list[Example]:
     """All rows of a split in file order; with ``task.max_train`` that many training rows, drawn with ``seed``.
 
-    With ``task.held_out`` both splits come from the training rows. Raises :class:`UserError` naming the field, the file
-    and the line for every fault of the input.
+    Training rows are those of at least ``task.min_words`` words. With ``task.held_out`` both splits come from them.
+    Raises :class:`UserError` naming the field, the file and the line for every fault of the input.
     """
     spec = task_spec(task.name)
     path = task_file(task, split)
@@ -203,13 +230,31 @@ def load_task(task: TaskConfig, split: Split, seed: int) -> list[Example]:
         sentences = _read_tsv(path, spec, f"task.{field}")
         groups = sentence_groups([row[:2] for row in sentences])
         examples = [Example(*row, group) for row, group in zip(sentences, groups, strict=True)]
-    if field == "train_file" and task.max_train is not None and task.max_train < len(examples):
-        drawn = sorted(random.Random(seed).sample(range(len(examples)), task.max_train))
-        examples = [examples[index] for index in drawn]
+    # Found among all rows of the file: a row's parent need not be among those that are drawn.
+    kept: Sequence[int] = range(len(examples))
+    linked = [example.group for example in examples]
+    if task.held_out and has_phrases(task):
+        linked = parent_groups([example.text_a for example in examples])
+    if field == "train_file" and task.min_words is not None:
+        kept = _long_enough(examples, task.min_words)
+    if field == "train_file" and task.max_train is not None and task.max_train < len(kept):
+        kept = sorted(random.Random(seed).sample(kept, task.max_train))
     if task.held_out and path is not None:
-        held = _held_out(task, [example.group for example in examples], seed)
-        examples = [example for example in examples if (example.group in held) == (split == "dev")]
-    return examples
+        held = _held_out(task, [linked[index] for index in kept], seed)
+        kept = [index for index in kept if (linked[index] in held) == (split == "dev")]
+    return [examples[index] for index in kept]
+
+
+def _long_enough(examples: Sequence[Example], min_words: int) -> list[int]:
+    """Places of the rows of at least so many words, both sentences of a pair together."""
+    words = [len(WORD.findall(f"{example.text_a} {example.text_b or ''}")) for example in examples]
+    kept = [index for index, count in enumerate(words) if count >= min_words]
+    if not kept:
+        raise UserError(
+            f"task.min_words is {min_words}, but the longest row of task.train_file has {max(words)} words; set a "
+            "smaller task.min_words"
+        )
+    return kept
 
 
 def _builtin_rows(task: TaskConfig, split: Split, seed: int) -> list[tuple[str, str | None, float]]:

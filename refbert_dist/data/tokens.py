@@ -11,7 +11,7 @@ from refbert_dist.artifacts import Artifact, WorkList, changed_file, hash_string
 from refbert_dist.config import CorpusConfig, Experiment, TaskConfig
 from refbert_dist.data.builtin import BUILTIN_PREFIX, python_docs_fingerprint
 from refbert_dist.data.corpus import no_text
-from refbert_dist.data.tasks import Split, task_spec
+from refbert_dist.data.tasks import Split, has_phrases, task_spec
 from refbert_dist.data.token_set import TokenSet
 from refbert_dist.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from refbert_dist.data.units import (
@@ -69,8 +69,12 @@ def task_recipe(exp: Experiment, split: Split) -> dict[str, Any]:
     if not spec.builtin:
         section["path"] = str(Path(task.path, getattr(task, field)).resolve())
     section["max_train"] = task.max_train if field == "train_file" else None
+    if field == "train_file" and task.min_words is not None:
+        section["min_words"] = task.min_words
     if task.held_out:
         section["held_out"] = task.held_out
+        if has_phrases(task):
+            section["phrases"] = True
     if spec.builtin or section["max_train"] is not None or task.held_out:
         section["seed"] = exp.seed
     return {"task": section, **_common(exp, task.path)}

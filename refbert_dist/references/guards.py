@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+
+from refbert_dist.data.phrases import WORD
 
 TextPair = tuple[str, str | None]
 """One text, or the two sentences of a pair."""
 
-GUARDS = ("self", "equal_text", "contains", "same_document")
+GUARDS = ("self", "equal_text", "contains", "same_document", "same_parent")
 """The guards in the order in which they are asked; a refusal counts for the first that fires."""
 EVALUATION_TEXT = "evaluation_text"
 """Counter of the pool rows that are left out for every query."""
 
-WORD = re.compile(r"\w+")
 MIN_CONTAINED_WORDS = 3
 """Shorter texts lie in many others by chance (``he left``), which tells nothing about them."""
 
 
 def refusal(
-    query: TextPair, row: TextPair, *, same_row: bool = False, query_document: int = -1, row_document: int = -1
+    query: TextPair,
+    row: TextPair,
+    *,
+    same_row: bool = False,
+    query_document: int = -1,
+    row_document: int = -1,
+    same_parent: bool = False,
 ) -> str | None:
     """The first guard that forbids ``query`` to read ``row``, or None.
 
-    ``same_row``: they are one row of one set. Documents are numbers in the same set, -1 where unknown: at inference
-    nothing is known about an input but its text.
+    ``same_row``: they are one row of one set; ``same_parent``: phrases of one sentence. Documents are numbers in the
+    same set, -1 where unknown: at inference nothing is known about an input but its text.
     """
     if same_row:
         return "self"
@@ -35,7 +41,7 @@ def refusal(
         return "contains"
     if same_document(query, row, query_document, row_document):
         return "same_document"
-    return None
+    return "same_parent" if same_parent else None
 
 
 def equal_text(query: TextPair, row: TextPair) -> bool:
@@ -53,7 +59,7 @@ def contains(query: TextPair, row: TextPair) -> bool:
 
 
 def same_document(query: TextPair, row: TextPair, query_document: int, row_document: int) -> bool:
-    """Parts of one document, rows of one group (same premise or parent sentence), or pairs with a common sentence."""
+    """Parts of one document, rows of one group (same premise), or pairs with a common sentence."""
     if query_document >= 0 and query_document == row_document:
         return True
     if query[1] is None or row[1] is None:

@@ -18,15 +18,16 @@ import numpy as np
 from refbert_dist.artifacts import Artifact, WorkList, hash_strings, map_tensors, save_tensors, shard_name
 from refbert_dist.config import Experiment
 from refbert_dist.data.pool import pool_rows
-from refbert_dist.data.tasks import task_spec
+from refbert_dist.data.tasks import document_parents, has_phrases, task_spec
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.errors import UserError
 from refbert_dist.models.locate import model_folder, weights_fingerprint
 from refbert_dist.references.guards import EVALUATION_TEXT, GUARDS, TextPair, evaluation_rows
+from refbert_dist.references.informativeness import informativeness, mismatch
 from refbert_dist.references.neighbours import neighbours_artifact, neighbours_recipe, pool_part
 from refbert_dist.references.retriever_choice import Encode, encoder, pool_retriever
 from refbert_dist.references.search import Found, GuardedSearch, Queries
-from refbert_dist.references.statistics import compared, label_agreement, similarity, similarity_sums
+from refbert_dist.references.statistics import compared, similarity, similarity_sums
 from refbert_dist.references.vectors import build_vectors, needs_vectors, require_same
 
 SHARD_QUERIES = 1 << 14
@@ -155,8 +156,13 @@ class _Lookup:
     def _prepare(self) -> _Ready:
         texts = self._pool_texts()
         retriever = pool_retriever(self.exp, pool_part(self.part), self.pool, self.rows, texts)
-        search = GuardedSearch(texts, self.pool.documents[self.rows], retriever, self.left_out)
+        search = GuardedSearch(texts, self.pool.documents[self.rows], retriever, self.left_out, self._parents())
         return _Ready(texts, search, encoder(self.exp, self.part, self.queries, retriever))
+
+    def _parents(self) -> np.ndarray | None:
+        """Of the documents, where rows are phrases of one sentence; nothing is known of those of strangers."""
+        task = self.exp.task
+        return document_parents(task) if self.part == "train" and task and has_phrases(task) else None
 
     def _pool_texts(self) -> list[TextPair]:
         runs = np.split(self.rows, np.flatnonzero(np.diff(self.rows) != 1) + 1)
@@ -197,16 +203,25 @@ def _finish(exp: Experiment, part: Part, artifact: Artifact, names: list[str], l
             "refused": {**{guard: refused[guard] for guard in GUARDS}, EVALUATION_TEXT: len(lookup.left_out)},
             "left_out": lookup.left_out,
             **alike,
-            "label_agreement": _label_agreement(exp, artifact, names, lookup),
+            **_labels(exp, artifact, names, lookup),
         },
     )
 
 
-def _label_agreement(
-    exp: Experiment, artifact: Artifact, names: Iterable[str], lookup: _Lookup
-) -> dict[str, Any] | None:
+def _labels(exp: Experiment, artifact: Artifact, names: Iterable[str], lookup: _Lookup) -> dict[str, Any]:
+    """What the references' labels tell; of rows to evaluate on also whether that is less than of train rows."""
+    found: dict[str, Any] = {"label_agreement": None}
     if exp.task is None or lookup.queries.labels is None or lookup.pool.labels is None:
-        return None
-    first = np.concatenate([map_tensors(artifact.file(name, "safetensors"))["ids"][:, 0] for name in names])
-    regression = task_spec(exp.task.name).is_regression
-    return label_agreement(first, lookup.queries.labels, lookup.pool.labels, regression)
+        return found
+    spec = task_spec(exp.task.name)
+    ids = np.concatenate([map_tensors(artifact.file(name, "safetensors"))["ids"] for name in names])
+    found["label_agreement"] = informativeness(
+        ids, lookup.queries.texts(), lookup.queries.labels, lookup.pool.labels, spec
+    )
+    if lookup.part == "dev":
+        train = neighbours_artifact(exp, "train")
+        found |= {"held_out": exp.task.held_out, "mismatch": None}
+        if train.complete:
+            of_train = train.manifest()["label_agreement"]
+            found["mismatch"] = mismatch(of_train, found["label_agreement"], spec, has_phrases(exp.task))
+    return found

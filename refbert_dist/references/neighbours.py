@@ -9,6 +9,7 @@ import numpy as np
 
 from refbert_dist.artifacts import Artifact, map_tensors, recipe_key
 from refbert_dist.config import Experiment
+from refbert_dist.data.tasks import has_phrases
 from refbert_dist.data.tokens import Part, parts, tokens_artifact
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.faiss_library import require_faiss
@@ -16,6 +17,8 @@ from refbert_dist.references.nearest import DENSE_ASKS
 
 NEIGHBOURS_VERSION = 2
 """Raised whenever the same samples would get other neighbours."""
+PARENTS_VERSION = 1
+"""Raised whenever the same rows would get other parents."""
 
 
 def neighbours_recipe(exp: Experiment, part: Part) -> dict[str, Any]:
@@ -32,6 +35,9 @@ def neighbours_recipe(exp: Experiment, part: Part) -> dict[str, Any]:
         recipe["pool_samples"] = references.pool_samples
     else:
         recipe["evaluation"] = tokens_artifact(exp, "dev").path.name
+        # Of dev's, too, although they find the same: their manifest compares them with those of train.
+        if exp.task and has_phrases(exp.task):
+            recipe["parents"] = PARENTS_VERSION
     if references.retriever == "bm25":
         recipe["stop_words"] = references.stop_words
     if references.retriever == "dense":

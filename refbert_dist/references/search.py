@@ -77,15 +77,18 @@ class GuardedSearch:
         documents: np.ndarray | None,
         retriever: Retriever,
         left_out: Iterable[int] = (),
+        parents: np.ndarray | None = None,
     ) -> None:
         """``documents`` int64 ``[N]`` of the pool's rows, None where they are not known.
 
-        ``left_out`` are rows that no query may read.
+        ``left_out`` are rows that no query may read. ``parents`` int64 ``[D]`` gives the parent sentence of each
+        document, where rows are phrases.
         """
         self._pool = pool
         self._documents = None if documents is None else documents.tolist()
         self._retriever = retriever
         self._left_out = frozenset(left_out)
+        self._parents = None if parents is None else parents.tolist()
 
     def find(self, queries: Queries, k: int) -> Found:
         """The ``k`` nearest allowed rows of each query; only those that guards leave with fewer are looked up again."""
@@ -117,12 +120,14 @@ class GuardedSearch:
                 break
             if row in self._left_out:
                 continue
+            row_document = -1 if self._documents is None else self._documents[row]
             guard = refusal(
                 text,
                 self._pool[row],
                 same_row=row == own_row,
                 query_document=document,
-                row_document=-1 if self._documents is None else self._documents[row],
+                row_document=row_document,
+                same_parent=self._same_parent(document, row_document),
             )
             if guard:
                 refused.append(guard)
@@ -131,3 +136,8 @@ class GuardedSearch:
             if len(allowed) == k:
                 break
         return allowed, refused
+
+    def _same_parent(self, document: int, other: int) -> bool:
+        if self._parents is None or document < 0 or other < 0:
+            return False
+        return bool(self._parents[document] == self._parents[other])

@@ -88,8 +88,9 @@ def label_agreement(
 
 def _overlaps(texts: Sequence[TextPair], places: np.ndarray, pool: Sequence[TextPair], rows: np.ndarray) -> float:
     pairs = zip(places.tolist(), rows.tolist(), strict=True)
-    return sum(_jaccard(word_set(texts[place]), word_set(pool[row])) for place, row in pairs)
+    return sum(jaccard(word_set(texts[place]), word_set(pool[row])) for place, row in pairs)
 
 
-def _jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+    """Share of the words of both that are words of each."""
     return len(first & second) / (len(first | second) or 1)

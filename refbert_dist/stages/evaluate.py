@@ -20,11 +20,11 @@ from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.engine.distributed import device_of
 from refbert_dist.engine.world import World
+from refbert_dist.references.neighbour_vote import neighbour_vote
 from refbert_dist.references.neighbours import NeighbourTable, looked_up_parts, neighbours_artifact
 from refbert_dist.references.sources import encoded_by
 from refbert_dist.stages.answers import Forward, answers, teacher_answers
 from refbert_dist.stages.latency import median_latencies
-from refbert_dist.stages.neighbour_vote import neighbour_vote
 from refbert_dist.stages.scores import scores
 from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import load_classifier, model_folder

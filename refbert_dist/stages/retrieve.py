@@ -12,7 +12,7 @@ from refbert_dist.references.neighbours import looked_up_parts, neighbours_artif
 from refbert_dist.references.vectors import build_vectors, needs_vectors, vectors_artifact
 from refbert_dist.tracking.progress import Progress
 
-REPORTED = ("samples", "pool", "count", "refused", "label_agreement")
+REPORTED = ("samples", "pool", "count", "refused", "label_agreement", "mismatch")
 
 
 def run(exp: Experiment) -> dict[str, Any]:

@@ -3,7 +3,17 @@ from pathlib import Path
 import pytest
 
 from refbert_dist.config import TaskConfig
-from refbert_dist.data.tasks import TASKS, Example, check_task, load_task, sentence_groups, task_file, task_spec
+from refbert_dist.data.tasks import (
+    TASKS,
+    Example,
+    check_task,
+    document_parents,
+    has_phrases,
+    load_task,
+    sentence_groups,
+    task_file,
+    task_spec,
+)
 from refbert_dist.errors import UserError
 
 MRPC_HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"
@@ -128,6 +138,59 @@ def test_rows_that_are_all_linked_cannot_be_held_out(tmp_path: Path) -> None:
     write(tmp_path, MRPC_HEADER, *(f"1\t1\t2\tsame\tother {row}" for row in range(10)))
     words = fault("MRPC", tmp_path, held_out=0.2)
     assert words.startswith("task.held_out is 0.2, but of the 10 rows of task.train_file 10 are linked")
+
+
+def phrases(folder: Path) -> Path:
+    """Twenty sentences of six words with two phrases each, and one phrase that lies in all of them."""
+    rows = ["Funny"]
+    for row in range(20):
+        own = [f"w{row}x{place}" for place in range(5)]
+        rows += [" ".join([*own, "funny"]), " ".join(own[:3]), own[4]]
+    return write(folder, "sentence\tlabel", *(f"{text}\t1" for text in rows))
+
+
+def test_phrases_of_one_sentence_are_held_out_together(tmp_path: Path) -> None:
+    task = config("SST-2", phrases(tmp_path), held_out=0.25)
+    train, held = (load_task(task, split, 1) for split in ("train", "dev"))
+
+    def sentences(rows: list[Example]) -> set[str]:
+        return {word.partition("x")[0] for row in rows for word in row.text_a.split() if "x" in word}
+
+    assert len(train) + len(held) == 61 and 12 <= len(held) <= 15
+    assert not sentences(train) & sentences(held)
+    apart = task.model_copy(update={"phrases": False})
+    assert sentences(load_task(apart, "train", 1)) & sentences(load_task(apart, "dev", 1))
+
+
+def test_parents_are_known_of_rows_whose_sentence_was_not_drawn(tmp_path: Path) -> None:
+    task = config("SST-2", phrases(tmp_path), max_train=30)
+    parents, rows = document_parents(task), load_task(task, "train", 0)
+    groups: dict[str, set[int]] = {}
+    for row in rows:
+        groups.setdefault(row.text_a.split()[0].partition("x")[0], set()).add(int(parents[row.group]))
+    assert len(rows) == 30 and all(len(found) == 1 for found in groups.values())
+    assert len(set.union(*groups.values())) == len(groups)
+
+
+def test_only_single_sentences_can_be_phrases(tmp_path: Path) -> None:
+    assert has_phrases(config("SST-2", tmp_path)) and not has_phrases(config("CoLA", tmp_path))
+    assert not has_phrases(config("SST-2", tmp_path, phrases=False)) and has_phrases(config("CoLA", "", phrases=True))
+    write(tmp_path, MRPC_HEADER, "1\t1\t2\ta b\tc d")
+    write(tmp_path, MRPC_HEADER, "1\t1\t2\te f\tg h", name="dev.tsv")
+    with pytest.raises(UserError, match=r"task\.phrases is true, but rows of MRPC are pairs"):
+        check_task(config("MRPC", tmp_path, phrases=True))
+
+
+def test_min_words_leaves_short_training_rows_out(tmp_path: Path) -> None:
+    write(tmp_path, MRPC_HEADER, "1\t1\t2\tone, two\tthree", "1\t1\t2\tone\t- two!", "1\t1\t2\tone two three\tfour")
+    write(tmp_path, MRPC_HEADER, "1\t1\t2\ta\tb", name="dev.tsv")
+    long = config("MRPC", tmp_path, min_words=3)
+    assert [row.text_a for row in load_task(long, "train", 0)] == ["one, two", "one two three"]
+    assert len(load_task(long, "dev", 0)) == 1
+    assert len(load_task(config("MRPC", tmp_path, min_words=3, max_train=1), "train", 0)) == 1
+    assert fault("MRPC", tmp_path, min_words=5) == (
+        "task.min_words is 5, but the longest row of task.train_file has 4 words; set a smaller task.min_words"
+    )
 
 
 @pytest.mark.parametrize(

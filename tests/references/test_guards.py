@@ -24,7 +24,8 @@ def test_guards_are_asked_in_order() -> None:
         refusal(A, A, same_row=True, query_document=1, row_document=1),
         refusal(A, A, query_document=1, row_document=1),
         refusal(A, ("Yes, the cat sat on the mat again.", None), query_document=1, row_document=1),
-        refusal(A, ("Something else entirely is said.", None), query_document=1, row_document=1),
+        refusal(A, ("Something else entirely is said.", None), query_document=1, row_document=1, same_parent=True),
+        refusal(A, ("Something else entirely is said.", None), query_document=1, row_document=2, same_parent=True),
     ]
     assert tuple(fired) == GUARDS
 

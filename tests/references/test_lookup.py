@@ -17,7 +17,7 @@ from refbert_dist.references import lookup as module
 from refbert_dist.references import vectors
 from refbert_dist.references.guards import refusal
 from refbert_dist.references.lookup import build_neighbours
-from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
+from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact, neighbours_recipe
 
 TRAIN = [
     "Red apples grow on old trees.",  # 0
@@ -64,12 +64,54 @@ def test_training_rows_read_each_other_and_never_evaluation_text(tmp_path: Path)
     assert table.ids.dtype == np.int64
     assert table.left_out == manifest["left_out"] == [3]
     # Row 3 is left out of the pool, so it does not meet itself.
-    assert manifest["refused"] == {"self": 6, "equal_text": 2, "contains": 0, "same_document": 0, "evaluation_text": 1}
+    assert manifest["refused"] == {
+        **{"self": 6, "equal_text": 2, "contains": 0, "same_document": 0, "same_parent": 0},
+        "evaluation_text": 1,
+    }
     assert manifest["share_with_any"] == pytest.approx(6 / 7)
     assert manifest["share_with_all"] == pytest.approx(2 / 7)
     assert manifest["label_agreement"]["measure"] == "share of equal labels"
     assert manifest["label_agreement"]["nearest"] == pytest.approx(2 / 6)
     assert table.fingerprint == manifest["fingerprint"]
+
+
+PHRASES = ["a very funny film by old friends", "funny film", "old friends", "funny film about birds", "old birds"]
+
+
+def test_phrases_of_one_sentence_never_read_each_other(tmp_path: Path) -> None:
+    task = cola(tmp_path / "t", train=PHRASES, dev=["a funny thing", "birds of old"])
+    exp, plain = (prepared(tmp_path, task=task | {"phrases": phrases}) for phrases in (True, None))
+    assert tokens_artifact(exp, "train").path == tokens_artifact(plain, "train").path
+    ids = {}
+    for name, given in (("phrases", exp), ("plain", plain)):
+        refused = build_neighbours(given, "train")["refused"]
+        ids[name] = NeighbourTable.open(neighbours_artifact(given, "train")).ids
+        assert bool(refused["same_parent"]) == (name == "phrases")
+    assert 2 in ids["plain"][0] and 0 in ids["plain"][2]
+    # "funny film" lies in two sentences, and so belongs to none; "old friends" is a phrase of the first row alone.
+    assert ids["phrases"][0].tolist() == [1, 3] and 0 in ids["phrases"][1]
+    assert ids["phrases"][2].tolist() == [4, -1]
+    for part in ("train", "dev"):
+        known = neighbours_recipe(plain, part)  # type: ignore[arg-type]
+        assert neighbours_recipe(exp, part) == known | {"parents": 1}  # type: ignore[arg-type]
+
+
+def test_train_rows_that_are_told_more_are_a_mismatch(tmp_path: Path) -> None:
+    # Two train rows of a topic have one label; half of the dev rows of a topic have the other one.
+    train = [(f"topic{row // 2} {'once' if row % 2 else 'again'}", row // 2 % 2) for row in range(16)]
+    dev = [(f"topic{row} has a few more words", 1) for row in range(8)]
+    folder = tmp_path / "t"
+    folder.mkdir()
+    for name, rows in (("train", train), ("dev", dev)):
+        (folder / f"{name}.tsv").write_text("".join(f"s\t{label}\t\t{text}\n" for text, label in rows))
+    exp = prepared(tmp_path, task={"name": "CoLA", "path": str(folder)}, references={"count": 1})
+    assert "mismatch" not in build_neighbours(exp, "train")
+    manifest = build_neighbours(exp, "dev")
+    found = manifest["mismatch"]
+    assert (found["train"], found["held_out"], found["gap"], manifest["held_out"]) == (1.0, 0.5, 0.5, 0)
+    assert "1.000 for train, 0.500 with a standard error of 0.177 for held-out" in found["message"]
+    alone = prepared(tmp_path, task={"name": "CoLA", "path": str(folder)}, references={"count": 2})
+    assert build_neighbours(alone, "dev")["mismatch"] is None
 
 
 def test_held_out_rows_read_the_training_pool(tmp_path: Path) -> None:

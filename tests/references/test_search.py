@@ -17,13 +17,15 @@ class Pool:
         texts: list[TextPair],
         documents: Sequence[int] | None = None,
         left_out: Sequence[int] = (),
+        parents: Sequence[int] | None = None,
         **changes: int,
     ) -> None:
         self.texts = texts
         self.documents = np.arange(len(texts)) if documents is None else np.array(documents)
         every = [joined(text) for text in texts]
         self.retriever = RandomDraw(len(texts), changes["seed"]) if "seed" in changes else Bm25.build(every, "english")
-        self.search = GuardedSearch(texts, self.documents, self.retriever, left_out)
+        known = None if parents is None else np.array(parents)
+        self.search = GuardedSearch(texts, self.documents, self.retriever, left_out, known)
 
     def inside(self, rows: Sequence[int], k: int) -> Found:
         texts = [self.texts[row] for row in rows]
@@ -54,6 +56,14 @@ def test_each_guard_takes_its_row_and_the_next_best_moves_up() -> None:
     assert found.ids.tolist() == [[3, 4]]
     assert found.refused == {"self": 1, "equal_text": 1, "contains": 1}
     assert (found.scores[0] > 0).all()
+
+
+def test_phrases_of_one_sentence_are_refused_only_inside_the_pool() -> None:
+    # Row 4 is a phrase of the same sentence as row 0.
+    pool = Pool(APPLES, parents=[0, 1, 2, 3, 0, 5])
+    assert pool.inside([0, 4], 2).ids.tolist() == [[3, -1], [1, 3]]
+    assert pool.inside([4], 5).refused == {"self": 1, "same_parent": 1}
+    assert pool.outside(single("red apples grow on old trees, yes"), 2).ids.tolist() == [[2, 3]]
 
 
 def test_rows_of_one_document_are_refused_only_inside_the_pool() -> None:

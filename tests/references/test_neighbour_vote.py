@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refbert_dist.stages.neighbour_vote import neighbour_vote
+from refbert_dist.references.neighbour_vote import neighbour_vote
 
 LABELS = np.array([0, 1, 1, 2, 0, 1], np.float32)
 
