@@ -277,6 +277,14 @@ def report(run_dir: RunDir, dry_run: DryRun = False) -> None:
         typer.echo(write_report(exp))
 
 
+@app.command()
+def diagnose(run_dir: RunDir, dry_run: DryRun = False) -> None:
+    """What a finished run's students make of their references: information, attention, where they gain, and why."""
+    from launchers.diagnose import diagnose
+
+    diagnose(run_dir, dry_run)
+
+
 # -- the teacher cache -------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ FLOORS = [
     "refbert_dist.preflight",
     "refbert_dist.rundir",
     "refbert_dist.pipeline",
+    "refbert_dist.diagnostics",
     "refbert_dist.report",
     "refbert_dist.benchmark",
     "refbert_dist.worker",

@@ -8,10 +8,14 @@ from typing import Any
 
 from refbert_dist.artifacts import Artifact, write_text
 from refbert_dist.config import SYSTEM_LABELS, Experiment, to_yaml
+from refbert_dist.data.tokens import Part
+from refbert_dist.diagnostics.tables import sheets
 from refbert_dist.errors import RefBertError
 from refbert_dist.pipeline import STAGES, Stage, leaves
+from refbert_dist.references.informativeness import label_rows
 from refbert_dist.references.neighbours import looked_up_parts, neighbours_artifact
 from refbert_dist.report.curves import job_charts
+from refbert_dist.report.diagnostic_charts import diagnostic_charts
 from refbert_dist.report.page import (
     FILE_NAME,
     Section,
@@ -41,6 +45,7 @@ def write_report(exp: Experiment) -> Path:
         Section("Results", _results(run_dir)),
         Section("Learning curves", curves(run_dir)),
         *([Section("References", references(exp))] if exp.references.kept else []),
+        *([Section("Diagnostics", body)] if (body := diagnostics(run_dir)) else []),
         Section("Stages", stages(exp) + under_way(run_dir)),
         Section("Cache", cached(exp)),
         Section("Provenance", provenance(run_dir)),
@@ -114,22 +119,42 @@ def references(exp: Experiment) -> str:
         return paragraph(f"They cannot be read: {error}.")
     if not found:
         return paragraph("None in the cache yet: retrieve has not run.")
-    measures = [agreement["measure"] for _, manifest in found if (agreement := manifest["label_agreement"])]
     rows = []
     for part, manifest in found:
-        agreement = manifest["label_agreement"] or {}
         overlaps = [manifest["mean_first_overlap"], manifest["mean_random_overlap"]]
-        labels = [agreement.get("nearest"), agreement.get("random")] if measures else []
         share = f"{100 * manifest['share_with_all']:.1f} %"
-        rows.append([part, manifest["samples"], manifest["count"], share, *overlaps, *labels])
+        rows.append([part, manifest["samples"], manifest["count"], share, *overlaps])
     headings = ["part", "samples", "neighbours stored", "samples with all", "common words, nearest", "random"]
     explained = (
         f"Found by {exp.references.retriever}. Common words: Jaccard index of a text and its nearest allowed "
         "neighbour, beside random pairs."
     )
-    if measures:
-        headings += [f"{measures[0]}, nearest", "random"]
-    return table(headings, rows) + note(explained)
+    return table(headings, rows) + note(explained) + _labels(dict(found))
+
+
+def _labels(manifests: dict[Part, dict[str, Any]]) -> str:
+    """What the labels of references tell, of train and held-out rows side by side."""
+    of_train, of_dev = (manifests.get(part, {}).get("label_agreement") for part in ("train", "dev"))
+    if not (of_train or of_dev):
+        return ""
+    held_out = "held-out" if manifests.get("dev", {}).get("held_out") else "dev"
+    explained = f"Labels: {(of_train or of_dev or {})['measure']} with the nearest reference, by words of the input."
+    mismatch = manifests.get("dev", {}).get("mismatch")
+    warning = paragraph(f"Mismatch: {mismatch['message']}.") if mismatch else ""
+    headings = ["labels of references", "train", held_out, "random"]
+    return table(headings, label_rows(of_train, of_dev)) + note(explained) + warning
+
+
+def diagnostics(run_dir: Path) -> str:
+    """What ``refbert diagnose`` has found; nothing where it was not asked."""
+    found = read_json_or_none(run_dir / "diagnostics.json")
+    if not found:
+        return ""
+    tables = "".join(
+        paragraph(f"{sheet.title[0].upper()}{sheet.title[1:]}.") + table(sheet.headings, sheet.rows) + note(sheet.note)
+        for sheet in sheets(found)
+    )
+    return charts(diagnostic_charts(found)) + tables
 
 
 def stages(exp: Experiment) -> str:

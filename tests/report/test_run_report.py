@@ -9,8 +9,9 @@ from pages import Page, draw
 from tiny import tiny_experiment
 
 from refbert_dist import pipeline
-from refbert_dist.artifacts import read_json, write_json
+from refbert_dist.artifacts import Artifact, read_json, write_json
 from refbert_dist.config import Experiment
+from refbert_dist.references.neighbours import neighbours_artifact
 from refbert_dist.report.run import write_report
 from refbert_dist.rundir import open_run
 from refbert_dist.tracking.progress import Progress
@@ -60,7 +61,8 @@ def test_every_training_job_has_a_chart_and_every_stage_a_row(finished: Experime
 def test_references_cache_and_provenance_are_told(finished: Experiment, report: Page) -> None:
     parts = {row[0]: row for row in report.table("part", "samples")}
     assert list(parts) == ["corpus", "train", "dev"] and parts["dev"][1:3] == ["24", "2"]
-    assert parts["corpus"][-1] == "-" and 0 <= float(parts["dev"][-2]) <= 1
+    told = {row[0]: row[1:] for row in report.table("labels of references", "train")}
+    assert all(0 <= float(share) <= 1 for share in told["nearest"]) and told["vote of 2, accuracy"][2] == "-"
     cached = {row[0]: row for row in report.table("what", "samples")}
     assert cached["teacher states, task"][1] == "60" and cached["teacher states, task"][-1] == ""
     assert len(report.table("started", "host")) == 1
@@ -110,6 +112,16 @@ def test_every_chart_is_drawn_without_a_network(finished: Experiment) -> None:
     assert len(set(re.findall(r'class="main-svg"[^>]* width="([\d.]+)"', drawn.dom))) == 1
     # Loss, embedding, attention and hidden states in two jobs; one line in the others.
     assert drawn.dom.count('class="trace scatter') == 4 + 1 + 4 + 1
+
+
+def test_a_mismatch_is_told(finished: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = neighbours_artifact(finished, "dev").manifest()
+    assert "Mismatch" not in Page(write_report(finished)).text or manifest["mismatch"]
+    told = manifest | {"mismatch": {"message": "train rows are told more"}, "held_out": 0.2}
+    monkeypatch.setattr(Artifact, "manifest", lambda self: told)
+    page = Page(write_report(finished))
+    assert "Mismatch: train rows are told more." in page.text
+    assert page.table("labels of references", "train", "held-out")
 
 
 def _moved(exp: Experiment, folder: Path) -> Experiment:
