@@ -89,7 +89,7 @@ def _results(run_dir: Path) -> str:
             times = [row["latency_ms"], row["latency_ratio"]] if timed else []
             spent = [row["steps"], format_duration(row["seconds"])]
             scores = [mine[metric]["score"] for metric in metrics]
-            lines.append([name.format(**row), *scores, row["params"], row["size_ratio"], *times, *spent])
+            lines.append([name.format(**row), *scores, row["params"] or None, row["size_ratio"], *times, *spent])
     speed = ["latency, ms", "times faster"] if timed else []
     headings = ["system", *metrics, "parameters", "times smaller", *speed, "steps", "training, h:min:s"]
     first = rows[0]

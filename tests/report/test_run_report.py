@@ -33,10 +33,10 @@ def report(finished: Experiment) -> Page:
 
 def test_results_are_those_of_the_file(finished: Experiment, report: Page) -> None:
     rows = report.table("system", "accuracy", "f1")
-    assert [row[0] for row in rows] == ["teacher", "RefBERT k=2"]
+    assert [row[0] for row in rows] == ["teacher", "2 neighbours' labels", "RefBERT k=2"]
     scores = {(row["system"], row["metric"]): row for row in read_json(finished.run.dir / "results.json")}
-    assert float(rows[1][1]) == pytest.approx(scores["refbert", "accuracy"]["score"], rel=1e-3)
-    assert rows[1][3] == f"{scores['refbert', 'accuracy']['params']:,}"
+    assert float(rows[2][1]) == pytest.approx(scores["refbert", "accuracy"]["score"], rel=1e-3)
+    assert rows[1][3] == "-" and rows[2][3] == f"{scores['refbert', 'accuracy']['params']:,}"
 
 
 def test_runs_without_timing_have_no_columns_for_it(finished: Experiment, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_runs_without_timing_have_no_columns_for_it(finished: Experiment, tmp_pa
         row |= dict.fromkeys(("latency_ms", "latency_ratio", "latency_batch", "latency_length"))
     write_json(untimed.run.dir / "results.json", rows)
     found = Page(write_report(untimed))
-    assert "atency" not in "".join(map(str, found.tables[1])) and len(found.table("system", "accuracy")) == 2
+    assert "atency" not in "".join(map(str, found.tables[1])) and len(found.table("system", "accuracy")) == 3
 
 
 def test_every_training_job_has_a_chart_and_every_stage_a_row(finished: Experiment, report: Page) -> None:
