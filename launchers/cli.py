@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launchers.cli_models import models_app
-from launchers.execute import execute, show_informativeness, show_run, show_scores
+from launchers.execute import execute, show_informativeness, show_run, show_scores, show_submission
 from launchers.options import DryRun, ExperimentFile, On, Overrides, Profiled, RunDir, Wait, Where
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(distill_app, name="distill")
 app.add_typer(models_app)
 
+PROFILING = ("engine.profile=true",)
 DEMO = Path(__file__).with_name("demo.yaml")
 
 
@@ -60,19 +61,22 @@ def _stages(
         wait: Wait = False,
         profile: Profiled = False,
     ) -> None:
-        from refbert_dist.errors import UserError
-        from refbert_dist.pipeline import stage_named
-
-        exp = _experiment(path, [*(overrides or ()), *(["engine.profile=true"] if profile else [])])
-        wanted = tuple(target for target in targets if stage_named(target).wanted(exp))
-        if not wanted:
-            raise UserError(
-                f"{path} has nothing for {' or '.join(targets)}; add the corpus or task section it works on"
-            )
-        if execute(exp, wanted, Where(on, dry_run, wait)):
+        exp = _experiment(path, [*(overrides or ()), *(PROFILING if profile else ())])
+        if execute(exp, _wanted(exp, path, targets), Where(on, dry_run, wait)):
             show(exp)
 
     group.command(name, help=text)(command)
+
+
+def _wanted(exp: Experiment, path: Path, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the targets that the experiment has; :class:`UserError` where that is none."""
+    from refbert_dist.errors import UserError
+    from refbert_dist.pipeline import stage_named
+
+    wanted = tuple(target for target in targets if stage_named(target).wanted(exp))
+    if not wanted:
+        raise UserError(f"{path} has nothing for {' or '.join(targets)}; add the corpus or task section it works on")
+    return wanted
 
 
 _stages(app, "run", ("export",), "Run all stages; a second time only what is missing.", show_run)
@@ -98,13 +102,37 @@ _stages(
     ("distill-task",),
     "Distil on the task: hidden states and attention, then predictions.",
 )
-_stages(
-    app,
-    "evaluate",
-    ("evaluate",),
-    "Score teacher and students on the task's dev rows; prints the table.",
-    show_scores,
-)
+
+
+@app.command()
+def evaluate(
+    path: ExperimentFile,
+    overrides: Overrides = None,
+    on: On = "local",
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    submission: Annotated[
+        bool, typer.Option("--submission", help="Also answer the test rows, in the form of GLUE's test server.")
+    ] = False,
+    profile: Profiled = False,
+) -> None:
+    """Score teacher and students on the task's dev rows; prints the table."""
+    from refbert_dist.errors import UserError
+    from refbert_dist.pipeline import stage_named
+
+    exp = _experiment(path, [*(overrides or ()), *(PROFILING if profile else ())])
+    targets = _wanted(exp, path, ("evaluate",))
+    if submission:
+        targets = (*targets, "submission")
+        if not stage_named("submission").wanted(exp):
+            raise UserError(
+                "task.test_file is null, so that there is nothing to submit; set task.test_file=test.tsv, in a run of "
+                "its own, because references must not come from test rows"
+            )
+    if execute(exp, targets, Where(on, dry_run, wait)):
+        show_scores(exp)
+        if submission:
+            show_submission(exp)
 
 
 @app.command()

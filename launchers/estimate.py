@@ -69,10 +69,9 @@ def estimate(exp: Experiment, dry_run: bool) -> None:
     found = extents(exp, CHARACTERS_PER_TOKEN if dry_run else _characters_per_token(exp))
     part = scope_part(scope)
     if part not in found:
-        raise UserError(
-            f"corpus.path is '{exp.corpus.path if exp.corpus else ''}', whose size is not known before it is prepared; "
-            "set corpus.expected_tokens, or run refbert prepare first"
-        )
+        where = f"corpus.path is '{exp.corpus.path}'" if exp.corpus else f"task.path is '{exp.task and exp.task.path}'"
+        hint = "set corpus.expected_tokens, or run" if exp.corpus else "run"
+        raise UserError(f"{where}, whose size is not known before it is prepared; {hint} refbert prepare first")
     probe = None if dry_run else _probe(exp, found[part])
     here = probe.rates if probe else Rates(GPU if has_cuda_device() else CPU, CORE)
     places = [Place(rates=here, processes=1, cores=1)]
@@ -83,7 +82,7 @@ def estimate(exp: Experiment, dry_run: bool) -> None:
         _print(console, line)
     if exp.corpus:
         console.print(_sizes(exp, found, places[0], "general"))
-    if exp.task:
+    if "train" in found:
         console.print(_sizes(exp, found, places[0], "task"))
     _print(console, _probed(probe) if probe else "no probe of the teacher was made: --dry-run")
     for place in places:

@@ -57,6 +57,17 @@ def show_scores(exp: Experiment) -> None:
     show_results(exp, Console(width=None if sys.stdout.isatty() else 160))
 
 
+def show_submission(exp: Experiment) -> None:
+    """What there is to send to GLUE's test server, and what a whole submission lacks."""
+    from rich.console import Console
+
+    from launchers.tables import show_submitted
+    from refbert_dist.artifacts import read_json
+    from refbert_dist.rundir import stage_record
+
+    show_submitted(exp.run.dir, read_json(stage_record(exp.run.dir, "submission"))["result"], Console())
+
+
 def show_informativeness(exp: Experiment) -> None:
     """How much the references tell."""
     from rich.console import Console

@@ -163,7 +163,8 @@ def text_remarks(exp: Experiment, found: Mapping[Part, Extent]) -> Iterator[str]
             size = f"{count(lengths.samples)} samples of {lengths.mean:.0f} tokens on average"
             yield f"{part}: {size}, {extent.origin}"
         else:
-            yield f"{part}: nothing is known of its size before it is prepared; set corpus.expected_tokens"
+            hint = "; set corpus.expected_tokens" if part == "corpus" else ""
+            yield f"{part}: nothing is known of its size before it is prepared{hint}"
 
 
 def rate_remarks(place: Place) -> Iterator[str]:

@@ -49,6 +49,16 @@ def show_results(exp: Experiment, console: Console) -> None:
         console.print("All students have the same steps, batches, rates and start; TinyBERT reads no references.")
 
 
+def show_submitted(run_dir: Path, found: Mapping[str, Any], console: Console) -> None:
+    """The files of a submission, as the stage has reported them, and what the test server would miss."""
+    rows = ", ".join(f"{name} ({count:,} rows)" for name, count in found["rows"].items())
+    lines = [f"submission {run_dir / 'submission' / 'submission.zip'}: {rows}, answered by {found['system']}"]
+    lines += [f"{name} has another number of rows than GLUE's test file" for name in found["other_size"]]
+    lines.append(f"missing for a whole submission: {', '.join(found['missing'])}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def show_neighbours(manifests: Iterable[Mapping[str, Any]], console: Console) -> None:
     """How informative references are, and what the guards refused: one row for each manifest of neighbours.
 

@@ -19,7 +19,8 @@ from refbert_dist.artifacts import Artifact, recipe_key
 from refbert_dist.cache.contract import is_cached, scopes, states_artifact
 from refbert_dist.cache.models import check_shared, general_student, is_saved, task_teacher
 from refbert_dist.config import Experiment, load_experiment
-from refbert_dist.data.tokens import check_sources, parts, tokens_artifact
+from refbert_dist.data.tasks import has_labels
+from refbert_dist.data.tokens import check_sources, evaluated_parts, parts, tokens_artifact
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefBertError, StoppedError, UserError, did_you_mean
 from refbert_dist.onnx_library import EXPORT_ASKS, require_onnx
@@ -106,6 +107,11 @@ def _benchmarked(exp: Experiment) -> bool:
     return exp.benchmark is not None and found.get("settings") == exp.benchmark.model_dump(mode="json")
 
 
+def _has_tests(exp: Experiment) -> bool:
+    """Whether there are rows to answer for a submission."""
+    return not all(map(has_labels, evaluated_parts(exp)))
+
+
 def _exported(exp: Experiment) -> bool:
     """Whether the model folder is there, with what is asked for now."""
     manifest = read_json_or_none(exp.run.dir / "export" / "manifest.json") or {}
@@ -183,6 +189,14 @@ STAGES = (
         ("distill-task",),
         wanted=lambda exp: exp.task is not None and not is_search(exp.run.dir),
         done=lambda exp: (exp.run.dir / "results.json").exists(),
+    ),
+    Stage(
+        "submission",
+        "answers for GLUE's test server",
+        "refbert_dist.stages.submission:run",
+        ("distill-task",),
+        wanted=lambda exp: _has_tests(exp) and not is_search(exp.run.dir),
+        done=lambda exp: (exp.run.dir / "submission" / "submission.zip").exists(),
     ),
     Stage(
         "export",

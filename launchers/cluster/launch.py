@@ -20,7 +20,7 @@ from launchers.watch.run_status import experiment_of, status
 from refbert_dist import pipeline
 from refbert_dist.artifacts import read_json, write_json, write_text
 from refbert_dist.config import Experiment, to_yaml
-from refbert_dist.data.corpus import download, is_remote
+from refbert_dist.data import corpus, hub
 from refbert_dist.errors import RefusedError
 from refbert_dist.models.locate import model_folder
 from refbert_dist.rundir import open_run
@@ -87,8 +87,10 @@ def wait(exp: Experiment, targets: Iterable[str]) -> None:
 def fetch(exp: Experiment) -> None:
     """Bring what only the network has into local caches, which the nodes must see (``HF_HOME``)."""
     model_folder(exp.teacher.model)
-    if exp.corpus and is_remote(exp.corpus):
-        download(exp.corpus)
+    if exp.corpus and corpus.is_remote(exp.corpus):
+        corpus.download(exp.corpus)
+    if exp.task and hub.is_remote(exp.task):
+        hub.download(exp.task)
 
 
 def batches_of(exp: Experiment, profile: SlurmProfile, chain: Iterable[Link]) -> dict[str, Batch]:

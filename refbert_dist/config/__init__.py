@@ -18,9 +18,9 @@ from refbert_dist.config.schema import (
     ReferencesConfig,
     Stage,
     StudentConfig,
-    TaskConfig,
 )
 from refbert_dist.config.systems import EXPORTED, LABEL_WIDTH, SYSTEM_LABELS, SYSTEMS, SystemName
+from refbert_dist.config.task import Split, TaskConfig
 from refbert_dist.config.weights import LossWeights
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "LossWeights",
     "OptimConfig",
     "ReferencesConfig",
+    "Split",
     "Stage",
     "StudentConfig",
     "SystemName",

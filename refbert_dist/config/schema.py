@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from refbert_dist.config.benchmark import BenchmarkConfig
-from refbert_dist.config.section import Fraction, Rate, Weight
+from refbert_dist.config.section import Fraction, Rate
 from refbert_dist.config.section import NonNegative as NonNegative
 from refbert_dist.config.section import Positive as Positive
 from refbert_dist.config.section import Section as Section
 from refbert_dist.config.systems import EXPORTED, SYSTEMS, SystemName
+from refbert_dist.config.task import TaskConfig
 from refbert_dist.config.weights import LossWeights
 
 Stage = Literal["general", "task"]
@@ -75,37 +76,6 @@ class CorpusConfig(Section):
     """Read only the first documents; ``null`` reads all."""
     expected_tokens: Positive | None = None
     """Tokens that the corpus is expected to have: sizes a plan until they have been counted; changes nothing else."""
-
-
-class TaskConfig(Section):
-    name: str
-    """``CoLA``, ``SST-2``, ``MRPC``, ``STS-B`` (GLUE's TSV layout) or ``same-topic`` (built in)."""
-    path: str
-    """Folder in GLUE's TSV layout, or ``builtin:python-docs``."""
-    train_file: str = "train.tsv"
-    """File of ``path`` to train on; also the pool that references are drawn from."""
-    dev_file: str = "dev.tsv"
-    """File of ``path`` to evaluate on."""
-    max_length: Annotated[int, Field(ge=8)] = 128
-    """Tokens in a sample or pair at most, special tokens included; the longer sentence is cut first."""
-    max_train: Positive | None = None
-    """Use only this many training rows, drawn with ``seed``; ``null`` uses all."""
-    min_words: Positive | None = None
-    """Use only training rows of at least so many words; ``null`` uses all. Where they are much shorter than the rows to
-    evaluate on, as SST-2's phrases are, their references tell more, and a student learns to trust them too much."""
-    phrases: bool | None = None
-    """Whether training rows may be phrases of one sentence, which is a row, too: such rows never read each other, and
-    ``held_out`` keeps them together. ``null``: as is known of the task; of those named above only SST-2's are."""
-    held_out: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of these rows on which is evaluated instead of on ``dev_file``; nothing is trained on them or looks them
-    up, and rows with a common sentence stay together. For choosing settings without seeing dev, as a search does."""
-    min_teacher_gain: Weight | None = 0.05
-    """By how much the fine-tuned teacher's leading metric on dev must beat the best constant answer, or nothing is
-    distilled from it; ``null`` switches this and the check of a classifier's labels off."""
-
-    def source(self, split: Literal["train", "dev"]) -> Literal["train_file", "dev_file"]:
-        """The field that names the file in which a split's rows lie."""
-        return "train_file" if split == "train" or self.held_out else "dev_file"
 
 
 class StudentConfig(Section):

@@ -9,6 +9,7 @@ from pathlib import Path
 from refbert_dist.config import CorpusConfig, Experiment, TaskConfig
 from refbert_dist.costs.lengths import Lengths
 from refbert_dist.data.corpus import Source, is_remote, sources
+from refbert_dist.data.hub import is_data_set
 from refbert_dist.data.tasks import Example, load_task
 from refbert_dist.data.tokens import Part, parts, tokens_artifact
 
@@ -51,6 +52,8 @@ def extents(exp: Experiment, characters_per_token: float = CHARACTERS_PER_TOKEN)
                 found[part] = extent
         else:
             assert exp.task
+            if is_data_set(exp.task, part):
+                continue  # Only a library that is slow to load could read it.
             rows = load_task(exp.task, part, exp.seed)
             found[part] = Extent(Lengths.of(_row_lengths(exp.task, rows, characters_per_token)), "its rows", False)
     return found

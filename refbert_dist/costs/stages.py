@@ -30,7 +30,7 @@ from refbert_dist.data.tokens import SHARD_FACTOR, Part
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import teacher_info
 from refbert_dist.references.lookup import SHARD_QUERIES
-from refbert_dist.references.neighbours import looked_up_parts
+from refbert_dist.references.neighbours import looked_up_parts, pool_part
 
 TOKEN_BYTES = 7.2
 """A prepared token on disk: id, type, its share of offsets and of the compressed text."""
@@ -143,11 +143,10 @@ class _Costs:
 
     def retrieve(self) -> StageCost:
         """Every sample is looked up in its pool; each process that does so builds the index for itself."""
-        pools: dict[Part, Part] = {"corpus": "corpus", "train": "train", "dev": "train"}
         return _sum(
-            self._looked_up(part, extent, self.found[pools[part]])
+            self._looked_up(part, extent, self.found[pool_part(part)])
             for part, extent in self.found.items()
-            if pools[part] in self.found and part in looked_up_parts(self.exp)
+            if pool_part(part) in self.found and part in looked_up_parts(self.exp)
         )
 
     def _looked_up(self, part: Part, extent: Extent, pool: Extent) -> StageCost:

@@ -38,6 +38,8 @@ class Samples:
     texts_b: list[str] | None = None
     labels: np.ndarray | None = None
     """float32 ``[N]``."""
+    broken_rows: int = 0
+    """Rows of their source that are not among them, because GLUE's own file has them broken."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -129,12 +131,13 @@ def _cut(
 
 
 def task_samples(examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, max_length: int) -> Samples:
-    """Tokenise labelled rows, the longer sentence of a pair cut first, in row order."""
+    """Tokenise a task's rows, the longer sentence of a pair cut first, in row order."""
     parts = []
     for start in range(0, len(examples), BATCH_ROWS):
         rows = examples[start : start + BATCH_ROWS]
         firsts = [row.text_a for row in rows]
         seconds = [row.text_b for row in rows if row.text_b is not None] or None
+        labels = [row.label for row in rows if row.label is not None]
         encoded = tokenizer(
             firsts,
             seconds,
@@ -151,7 +154,7 @@ def task_samples(examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast
                 np.array([row.group for row in rows], np.int64),
                 firsts,
                 seconds,
-                np.array([row.label for row in rows], np.float32),
+                np.array(labels, np.float32) if labels else None,
             )
         )
     return Samples.joined(parts)

@@ -1,4 +1,4 @@
-"""Labelled tasks: GLUE's original TSV files, and one task made from what Python ships."""
+"""Labelled tasks: the rows of an experiment's splits, from files, data sets, or what Python ships."""
 
 from __future__ import annotations
 
@@ -6,192 +6,125 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from refbert_dist.config import TaskConfig
+from refbert_dist.config import Split, TaskConfig
+from refbert_dist.data import hub
 from refbert_dist.data.builtin import BUILTIN_PREFIX, PYTHON_DOCS, same_topic_task
-from refbert_dist.data.lines import numbered_lines
-from refbert_dist.data.looked_up import COLOURS, LOOKED_UP, looked_up_task
+from refbert_dist.data.glue import TASKS, Rows, TaskSpec, task_spec
+from refbert_dist.data.looked_up import LOOKED_UP, looked_up_task
 from refbert_dist.data.phrases import WORD, parent_groups
+from refbert_dist.data.tsv import read_tsv
 from refbert_dist.errors import UserError
 
-Split = Literal["train", "dev"]
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """What a task's files look like and how it is scored."""
-
-    name: str
-    columns: tuple[str, ...]
-    """All columns of the TSV file in order; empty for a built-in task."""
-    text_columns: tuple[str, ...]
-    """Columns of the first and, for pairs, the second sentence."""
-    label_column: str
-    has_header: bool
-    num_labels: int
-    """Classes; 1 is regression."""
-    label_range: tuple[float, float]
-    """Smallest and largest label, both allowed."""
-    metrics: tuple[str, ...]
-    """GLUE's metrics of the task; the first one leads."""
-    label_names: tuple[str, ...] = ()
-    """What GLUE calls the classes 0, 1, ...; empty where it has no names for them."""
-    phrases: bool = False
-    """Whether training rows are phrases of sentences that are rows, too."""
-    builtin: bool = False
-
-    @property
-    def is_pair(self) -> bool:
-        """True when a row has two sentences."""
-        return len(self.text_columns) == 2
-
-    @property
-    def is_regression(self) -> bool:
-        """True when the label is a score."""
-        return self.num_labels == 1
+__all__ = [
+    "TASKS",
+    "Example",
+    "Split",
+    "TaskSpec",
+    "check_task",
+    "document_parents",
+    "has_labels",
+    "has_phrases",
+    "load_task",
+    "read_task",
+    "sentence_groups",
+    "task_files",
+    "task_source",
+    "task_spec",
+]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled row. Rows of one ``group`` are linked by shared sentences, so that guards can keep them apart."""
+    """One row. Rows of one ``group`` are linked by shared sentences, so that guards can keep them apart."""
 
     text_a: str
     text_b: str | None
-    label: float
+    label: float | None
+    """None of rows whose labels only GLUE's test server has."""
     group: int
 
 
-TASKS = {
-    spec.name: spec
-    for spec in (
-        TaskSpec(
-            name="CoLA",
-            columns=("source", "label", "star", "sentence"),
-            text_columns=("sentence",),
-            label_column="label",
-            has_header=False,
-            num_labels=2,
-            label_range=(0, 1),
-            metrics=("mcc",),
-            label_names=("unacceptable", "acceptable"),
-        ),
-        TaskSpec(
-            name="MRPC",
-            columns=("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
-            text_columns=("#1 String", "#2 String"),
-            label_column="Quality",
-            has_header=True,
-            num_labels=2,
-            label_range=(0, 1),
-            metrics=("accuracy", "f1"),
-            label_names=("not_equivalent", "equivalent"),
-        ),
-        TaskSpec(
-            name="SST-2",
-            columns=("sentence", "label"),
-            text_columns=("sentence",),
-            label_column="label",
-            has_header=True,
-            num_labels=2,
-            label_range=(0, 1),
-            metrics=("accuracy",),
-            label_names=("negative", "positive"),
-            phrases=True,
-        ),
-        TaskSpec(
-            name="STS-B",
-            columns=(
-                *("index", "genre", "filename", "year", "old_index"),
-                *("source1", "source2", "sentence1", "sentence2", "score"),
-            ),
-            text_columns=("sentence1", "sentence2"),
-            label_column="score",
-            has_header=True,
-            num_labels=1,
-            label_range=(0, 5),
-            metrics=("pearson", "spearman"),
-        ),
-        TaskSpec(
-            name="same-topic",
-            columns=(),
-            text_columns=("first", "second"),
-            label_column="label",
-            has_header=False,
-            num_labels=2,
-            label_range=(0, 1),
-            metrics=("accuracy", "f1"),
-            builtin=True,
-        ),
-        TaskSpec(
-            name="looked-up",
-            columns=(),
-            text_columns=("text",),
-            label_column="label",
-            has_header=False,
-            num_labels=2,
-            label_range=(0, 1),
-            metrics=("accuracy",),
-            label_names=COLOURS,
-            builtin=True,
-        ),
-    )
-}
 BUILTIN_PATHS = {"same-topic": PYTHON_DOCS, "looked-up": LOOKED_UP}
 """``task.path`` of the tasks that are built in."""
 
 
-def task_spec(name: str) -> TaskSpec:
-    """The task of this exact name; another name raises :class:`UserError` with the nearest one."""
-    if name in TASKS:
-        return TASKS[name]
-    folded = {known.lower(): known for known in TASKS}
-    near = get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
-    hint = f"; did you mean '{folded[near[0]]}'?" if near else ""
-    raise UserError(f"task.name is '{name}', not one of {', '.join(TASKS)}{hint}")
+def has_labels(split: Split) -> bool:
+    """Whether the labels of a split are read."""
+    return split in ("train", "dev", "dev-mismatched")
 
 
-def task_file(task: TaskConfig, split: Split) -> Path | None:
-    """The absolute path of the file of a split, or None for a built-in task.
+def task_files(task: TaskConfig, split: Split) -> tuple[Path, ...]:
+    """The local files of a split, absolute; none of a built-in task or a data set on the hub.
 
-    Raises :class:`UserError` naming ``task.path`` or the file's field when it is missing.
+    Raises :class:`UserError` naming ``task.path`` or the file's field when one is missing.
     """
     spec = task_spec(task.name)
     if spec.builtin:
         if task.path != (own := BUILTIN_PATHS[spec.name]):
             raise UserError(f"task.path is '{task.path}', but {spec.name} is built in; set task.path={own}")
-        return None
+        return ()
     if task.path.startswith(BUILTIN_PREFIX):
         raise UserError(
             f"task.path is '{task.path}', but {spec.name} is not built in; give the folder that holds its TSV files"
         )
+    if hub.is_data_set(task, split):
+        return hub.split_files(task, split)
     folder = Path(task.path)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise UserError(f"task.path is '{task.path}': {what}; give the folder that holds {task.train_file}")
-    field = task.source(split)
-    name: str = getattr(task, field)
-    path = folder / name
+    path = _tsv_file(task, split)
     if not path.is_file():
         there = ", ".join(sorted(item.name for item in folder.iterdir())[:6]) or "nothing"
-        raise UserError(f"task.{field} is '{name}': no such file in task.path={task.path}, which holds {there}")
-    return path.resolve()
+        raise UserError(
+            f"task.{task.source(split)} is '{task.file(split)}': no such file in task.path={task.path}, which holds "
+            f"{there}"
+        )
+    return (path,)
+
+
+def task_source(task: TaskConfig, split: Split) -> str:
+    """Where a split's rows lie, as far as that can be told without looking: a path or a name, and of data sets both."""
+    if task_spec(task.name).builtin:
+        return task.path
+    if hub.is_data_set(task, split):
+        return f"{hub.place(task)}:{hub.split_name(task, split)}"
+    return str(_tsv_file(task, split))
+
+
+def _tsv_file(task: TaskConfig, split: Split) -> Path:
+    return Path(task.path, task.file(split) or "").resolve()
 
 
 def check_task(task: TaskConfig) -> None:
     """Raise :class:`UserError` for what is wrong with a task before any row is read."""
-    train, dev = task_file(task, "train"), task_file(task, "dev")
-    if train is not None and train == dev and not task.held_out:
-        raise UserError(
-            f"task.dev_file is '{task.dev_file}', the same file as task.train_file; name a file of other rows"
-        )
     spec = task_spec(task.name)
+    _check_splits(task, spec)
     if task.phrases and spec.is_pair:
         raise UserError(f"task.phrases is true, but rows of {spec.name} are pairs of sentences; set task.phrases=null")
+    for split in task.splits:
+        task_files(task, split)
+        if split == "train" or task.held_out or spec.builtin:
+            continue
+        if task_source(task, split) == task_source(task, "train"):
+            field = task.source(split)
+            raise UserError(
+                f"task.{field} is '{task.file(split)}', the same file as task.train_file; name a file of other rows"
+            )
+
+
+def _check_splits(task: TaskConfig, spec: TaskSpec) -> None:
+    further = {*spec.submission, *(["dev-mismatched"] if "test-mismatched" in spec.submission else [])}
+    for split in task.splits:
+        if split not in ("train", "dev") and split not in further:
+            field = task.source(split)
+            raise UserError(
+                f"task.{field} is '{task.file(split)}', but {spec.name} has no such rows; set task.{field}=null"
+            )
 
 
 def has_phrases(task: TaskConfig) -> bool:
@@ -215,31 +148,47 @@ def document_parents(task: TaskConfig) -> np.ndarray:
 def load_task(task: TaskConfig, split: Split, seed: int) -> list[Example]:
     """All rows of a split in file order; with ``task.max_train`` that many training rows, drawn with ``seed``.
 
-    Training rows are those of at least ``task.min_words`` words. With ``task.held_out`` both splits come from them.
-    Raises :class:`UserError` naming the field, the file and the line for every fault of the input.
+    Training rows are those of at least ``task.min_words`` words. With ``task.held_out`` both train and dev come from
+    them. Raises :class:`UserError` naming the field, the file and the line for every fault of the input.
     """
+    return read_task(task, split, seed)[0]
+
+
+def read_task(task: TaskConfig, split: Split, seed: int) -> tuple[list[Example], int]:
+    """As :func:`load_task`; and how many rows of the source are left out because GLUE's own file has them broken."""
     spec = task_spec(task.name)
-    path = task_file(task, split)
-    field = task.source(split)
-    if path is None:
-        rows = _builtin_rows(task, split, seed)
+    files = task_files(task, split)
+    if spec.builtin:
         # Its passages recur in many pairs, so that linking them would join all rows into one group; the guard that
         # compares sentences keeps rows with a common passage apart.
-        examples = [Example(*row, group) for group, row in enumerate(rows)]
-    else:
-        sentences = _read_tsv(path, spec, f"task.{field}")
-        groups = sentence_groups([row[:2] for row in sentences])
-        examples = [Example(*row, group) for row, group in zip(sentences, groups, strict=True)]
+        examples = [Example(*row, group) for group, row in enumerate(_builtin_rows(task, split, seed))]
+        return _chosen(task, split, seed, examples), 0
+    found = _rows(task, spec, split, files)
+    groups = sentence_groups([row[:2] for row in found.rows])
+    examples = [Example(*row, group) for row, group in zip(found.rows, groups, strict=True)]
+    return _chosen(task, split, seed, examples), found.broken
+
+
+def _rows(task: TaskConfig, spec: TaskSpec, split: Split, files: Sequence[Path]) -> Rows:
+    if hub.is_data_set(task, split):
+        return hub.read_data_set(task, spec, split, has_labels(split))
+    return read_tsv(files[0], spec, f"task.{task.source(split)}", has_labels(split))
+
+
+def _chosen(task: TaskConfig, split: Split, seed: int, examples: list[Example]) -> list[Example]:
+    """Of the rows of a file those that the experiment has in this split."""
+    if task.source(split) != "train_file":
+        return examples
     # Found among all rows of the file: a row's parent need not be among those that are drawn.
     kept: Sequence[int] = range(len(examples))
     linked = [example.group for example in examples]
     if task.held_out and has_phrases(task):
         linked = parent_groups([example.text_a for example in examples])
-    if field == "train_file" and task.min_words is not None:
+    if task.min_words is not None:
         kept = _long_enough(examples, task.min_words)
-    if field == "train_file" and task.max_train is not None and task.max_train < len(kept):
+    if task.max_train is not None and task.max_train < len(kept):
         kept = sorted(random.Random(seed).sample(kept, task.max_train))
-    if task.held_out and path is not None:
+    if task.held_out and not task_spec(task.name).builtin:
         held = _held_out(task, [linked[index] for index in kept], seed)
         kept = [index for index in kept if (linked[index] in held) == (split == "dev")]
     return [examples[index] for index in kept]
@@ -282,52 +231,6 @@ def _held_out(task: TaskConfig, groups: Sequence[int], seed: int) -> set[int]:
             "or 0 and a task.dev_file of your own"
         )
     return held
-
-
-def _read_tsv(path: Path, spec: TaskSpec, field: str) -> list[tuple[str, str | None, float]]:
-    """Split on tabs only: in GLUE's files a quotation mark is a character like any other."""
-    columns: Sequence[str] = spec.columns
-    rows: list[tuple[str, str | None, float]] = []
-    for number, line in numbered_lines(path, field):
-        if not line:
-            continue
-        cells = line.split("\t")
-        if number == 1 and spec.has_header:
-            missing = [name for name in (*spec.text_columns, spec.label_column) if name not in cells]
-            if missing:
-                raise UserError(
-                    f"{field}: {path} line 1 is not {spec.name}'s header, it lacks '{missing[0]}'; "
-                    f"its columns are {', '.join(spec.columns)}"
-                )
-            columns = cells
-            continue
-        if len(cells) != len(columns):
-            raise UserError(
-                f"{field}: {path} line {number} has {len(cells)} tab-separated columns, not {len(columns)}; "
-                f"{spec.name} has {', '.join(columns)}"
-            )
-        values = dict(zip(columns, cells, strict=True))
-        texts = [values[name].strip() for name in spec.text_columns]
-        if not all(texts):
-            raise UserError(f"{field}: {path} line {number} has an empty sentence; fill it in or remove the line")
-        rows.append(
-            (texts[0], texts[1] if spec.is_pair else None, _label(values[spec.label_column], spec, path, number, field))
-        )
-    if not rows:
-        raise UserError(f"{field}: {path} holds no rows; give a file with labelled rows")
-    return rows
-
-
-def _label(text: str, spec: TaskSpec, path: Path, number: int, field: str) -> float:
-    low, high = spec.label_range
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high or not (spec.is_regression or value.is_integer()):
-        allowed = f"a number from {low:g} to {high:g}" if spec.is_regression else f"one of 0 to {high:g}"
-        raise UserError(f"{field}: {path} line {number} has the label '{text}'; {spec.name} allows {allowed}")
-    return value
 
 
 def sentence_groups(rows: Iterable[tuple[str, str | None]]) -> list[int]:

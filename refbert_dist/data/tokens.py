@@ -11,7 +11,7 @@ from refbert_dist.artifacts import Artifact, WorkList, changed_file, hash_string
 from refbert_dist.config import CorpusConfig, Experiment, TaskConfig
 from refbert_dist.data.builtin import BUILTIN_PREFIX, python_docs_fingerprint
 from refbert_dist.data.corpus import no_text
-from refbert_dist.data.tasks import Split, has_phrases, task_spec
+from refbert_dist.data.tasks import Split, has_phrases, task_source, task_spec
 from refbert_dist.data.token_set import TokenSet
 from refbert_dist.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from refbert_dist.data.units import (
@@ -32,6 +32,7 @@ __all__ = [
     "check_sources",
     "check_tokens",
     "corpus_recipe",
+    "evaluated_parts",
     "parts",
     "task_recipe",
     "tokens_artifact",
@@ -42,13 +43,18 @@ TOKENS_VERSION = 2
 SHARD_FACTOR = 8
 """Token shards are this much larger than the shards of teacher states: a token is far smaller than its states."""
 
-Part = Literal["corpus", "train", "dev"]
+Part = Literal["corpus"] | Split
 
 
 def parts(exp: Experiment) -> tuple[Part, ...]:
     """The parts that an experiment has, in the order in which they are made."""
     corpus: tuple[Part, ...] = ("corpus",) if exp.corpus else ()
-    return (*corpus, "train", "dev") if exp.task else corpus
+    return (*corpus, *exp.task.splits) if exp.task else corpus
+
+
+def evaluated_parts(exp: Experiment) -> tuple[Split, ...]:
+    """The parts of which no row is trained on, or may serve as a reference."""
+    return tuple(split for split in exp.task.splits if split != "train") if exp.task else ()
 
 
 def corpus_recipe(exp: Experiment) -> dict[str, Any]:
@@ -64,12 +70,14 @@ def task_recipe(exp: Experiment, split: Split) -> dict[str, Any]:
     """What a split's tokens are made from; the seed counts only where rows are drawn with it."""
     task = _task(exp)
     spec = task_spec(task.name)
-    section: dict[str, Any] = {"name": task.name, "split": split, "max_length": task.max_length, "path": task.path}
-    field = task.source(split)
-    if not spec.builtin:
-        section["path"] = str(Path(task.path, getattr(task, field)).resolve())
-    section["max_train"] = task.max_train if field == "train_file" else None
-    if field == "train_file" and task.min_words is not None:
+    section: dict[str, Any] = {
+        "name": task.name,
+        "split": split,
+        "max_length": task.max_length,
+        "path": task_source(task, split),
+        "max_train": task.max_train if task.source(split) == "train_file" else None,
+    }
+    if task.source(split) == "train_file" and task.min_words is not None:
         section["min_words"] = task.min_words
     if task.held_out:
         section["held_out"] = task.held_out
@@ -157,6 +165,7 @@ def _finish(
             "sources": [source for record in found for source in record["sources"]],
             "documents": sum(record["documents"] for record in found),
             "dropped_short": sum(record["dropped_short"] for record in found),
+            "broken_rows": sum(record.get("broken_rows", 0) for record in found),
             "max_length": _corpus(exp).max_length if part == "corpus" else _task(exp).max_length,
             "max_tokens": len(lengths) - 1,
             "length_counts": lengths,

@@ -8,7 +8,7 @@ tokenised again, and the shards that stand are kept where they hold the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from refbert_dist.config import CorpusConfig, TaskConfig
 from refbert_dist.data.corpus import Source, sources
 from refbert_dist.data.samples import Samples, corpus_samples, cut_shards, task_samples
 from refbert_dist.data.tables import save_table
-from refbert_dist.data.tasks import Split, load_task, task_file
+from refbert_dist.data.tasks import Split, read_task, task_files
 from refbert_dist.errors import RefusedError, UserError
 
 if TYPE_CHECKING:
@@ -68,20 +68,19 @@ def corpus_units(corpus: CorpusConfig) -> list[Unit]:
 
 def task_unit(task: TaskConfig, split: Split, seed: int) -> Unit:
     """A split of a task, in one piece: rows are grouped over the whole of it."""
-    file = task_file(task, split)
-    return Unit(
-        0,
-        (file,) if file else (),
-        lambda tokenizer: [task_samples(load_task(task, split, seed), tokenizer, task.max_length)],
-        f"task.{task.source(split)}",
-    )
+
+    def samples(tokenizer: PreTrainedTokenizerFast) -> Iterable[Samples]:
+        examples, broken = read_task(task, split, seed)
+        yield replace(task_samples(examples, tokenizer, task.max_length), broken_rows=broken)
+
+    return Unit(0, task_files(task, split), samples, f"task.{task.source(split)}")
 
 
 class _Tally:
     """Counts what goes by."""
 
     def __init__(self) -> None:
-        self.documents = self.dropped = 0
+        self.documents = self.dropped = self.broken = 0
         self.lengths = np.zeros(1, np.int64)
         """How many samples have each length, int64 ``[longest + 1]``."""
         self._last: int | None = None
@@ -96,6 +95,7 @@ class _Tally:
             self._last = int(numbers[-1])
             kept = batch.without_short(min_length)
             self.dropped += len(batch) - len(kept)
+            self.broken += batch.broken_rows
             counts = np.bincount(kept.lengths, minlength=len(self.lengths))
             counts[: len(self.lengths)] += self.lengths
             self.lengths = counts
@@ -132,6 +132,7 @@ def write_unit(
             "contents": contents,
             "documents": tally.documents,
             "dropped_short": tally.dropped,
+            "broken_rows": tally.broken,
             "length_counts": tally.lengths.tolist(),
             "sources": described,
             "tokenizer": tokenizer_hash,

@@ -39,7 +39,7 @@ def card(
         f"{exp.reference_count(system)} references an input.",  # type: ignore[arg-type]
     ]
     if exp.task and rows:
-        parts += [f"## Scores and costs\n\n{_scores(exp.task.name, rows)}"]
+        parts += [f"## Scores and costs\n\n{_scores(exp.task.shown, rows)}"]
     if exp.task and exported:
         parts += [_exported(task_spec(exp.task.name).metrics, exported)]
     parts += [
@@ -70,7 +70,7 @@ def _shown(model: str) -> str:
 
 
 def _scores(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    metrics = task_spec(task).metrics
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
     lines = [
         f"| {task} dev | {' | '.join(metrics)} | parameters | smaller | faster |",
         "| --- |" + " ---: |" * (len(metrics) + 3),

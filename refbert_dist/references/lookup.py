@@ -8,9 +8,10 @@ the pool's lie in memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from refbert_dist.artifacts import Artifact, WorkList, hash_strings, map_tensors
 from refbert_dist.config import Experiment
 from refbert_dist.data.pool import pool_rows
 from refbert_dist.data.tasks import document_parents, has_phrases, task_spec
-from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
+from refbert_dist.data.tokens import Part, TokenSet, evaluated_parts, tokens_artifact
 from refbert_dist.errors import UserError
 from refbert_dist.models.locate import model_folder, weights_fingerprint
 from refbert_dist.references.guards import EVALUATION_TEXT, GUARDS, TextPair, evaluation_rows
@@ -101,7 +102,8 @@ class _Lookup:
         """The pool's samples, int64 ``[P]``, ascending."""
         self.inputs = {"queries_fingerprint": self.queries.fingerprint, "pool_fingerprint": self.pool.fingerprint}
         if part != "corpus":
-            self.inputs["evaluation_fingerprint"] = TokenSet.open(tokens_artifact(exp, "dev")).fingerprint
+            found = [evaluated.fingerprint for evaluated in self._evaluated()]
+            self.inputs["evaluation_fingerprint"] = found[0] if len(found) == 1 else hash_strings(found)
         if exp.references.retriever == "dense":
             self.inputs["teacher_fingerprint"] = weights_fingerprint(model_folder(exp.teacher.model))
         self._share_start = share_start
@@ -134,7 +136,11 @@ class _Lookup:
         """Pool rows that no query may read."""
         if self.part == "corpus":
             return []
-        return evaluation_rows(self._pool_texts(), TokenSet.open(tokens_artifact(self.exp, "dev")).texts())
+        texts = chain.from_iterable(evaluated.texts() for evaluated in self._evaluated())
+        return evaluation_rows(self._pool_texts(), texts)
+
+    def _evaluated(self) -> Iterator[TokenSet]:
+        return (TokenSet.open(tokens_artifact(self.exp, part)) for part in evaluated_parts(self.exp))
 
     def look_up(self, numbers: range, progress: Callable[[int], None], done: int) -> tuple[Found, dict[str, float]]:
         """Neighbours of consecutive queries, as sample numbers, and the sums of their statistics.

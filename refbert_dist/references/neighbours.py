@@ -10,7 +10,7 @@ import numpy as np
 from refbert_dist.artifacts import Artifact, map_tensors, recipe_key
 from refbert_dist.config import Experiment
 from refbert_dist.data.tasks import has_phrases
-from refbert_dist.data.tokens import Part, parts, tokens_artifact
+from refbert_dist.data.tokens import Part, evaluated_parts, parts, tokens_artifact
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.faiss_library import require_faiss
 from refbert_dist.references.nearest import DENSE_ASKS
@@ -34,7 +34,9 @@ def neighbours_recipe(exp: Experiment, part: Part) -> dict[str, Any]:
     if part == "corpus":
         recipe["pool_samples"] = references.pool_samples
     else:
-        recipe["evaluation"] = tokens_artifact(exp, "dev").path.name
+        evaluated = [tokens_artifact(exp, other).path.name for other in evaluated_parts(exp)]
+        # Most experiments have one such part, and of these the key stays as it was.
+        recipe["evaluation"] = evaluated[0] if len(evaluated) == 1 else evaluated
         # Of dev's, too, although they find the same: their manifest compares them with those of train.
         if exp.task and has_phrases(exp.task):
             recipe["parents"] = PARENTS_VERSION
@@ -56,8 +58,8 @@ def looked_up_parts(exp: Experiment) -> tuple[Part, ...]:
     """The parts whose neighbours are read, in the order in which they are made."""
     if not exp.references.kept:
         return ()
-    unread = {"both": (), "general": ("train", "dev"), "task": ("corpus",)}[exp.references.stages]
-    return tuple(part for part in parts(exp) if part not in unread)
+    stages = exp.references.stages
+    return tuple(part for part in parts(exp) if stages in ("both", "general" if part == "corpus" else "task"))
 
 
 def pool_part(part: Part) -> Part:

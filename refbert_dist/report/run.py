@@ -51,7 +51,7 @@ def write_report(exp: Experiment) -> Path:
         Section("Provenance", provenance(run_dir)),
         Section("Settings", folded("All settings", verbatim(to_yaml(exp)))),
     ]
-    task = f"the task {exp.task.name}" if exp.task else "no task"
+    task = f"the task {exp.task.shown}" if exp.task else "no task"
     subtitle = f"A student of {student.layers} layers x {student.hidden} from {exp.teacher.model}, {task}"
     path = run_dir / FILE_NAME
     write_text(path, page(f"Run {run_dir.name}", subtitle, sections))
@@ -64,7 +64,7 @@ def description(exp: Experiment) -> dict[str, Any]:
     return {
         "teacher": exp.teacher.model,
         "corpus": exp.corpus.path if exp.corpus else None,
-        "task": f"{exp.task.name} of {exp.task.path}" if exp.task else None,
+        "task": f"{exp.task.shown} of {exp.task.path}" if exp.task else None,
         "held out": f"{100 * exp.task.held_out:.3g} % of the training rows" if exp.task and exp.task.held_out else None,
         "student": f"{student.layers} layers x {student.hidden}, {student.heads} heads, intermediate "
         f"{student.intermediate:,}, start {student.init}",

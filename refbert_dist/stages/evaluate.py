@@ -16,8 +16,8 @@ from refbert_dist.artifacts.disk import make_folder
 from refbert_dist.cache.models import task_teacher, training_record
 from refbert_dist.config import SYSTEMS, Experiment, SystemName
 from refbert_dist.data.batching import to_device, token_batch
-from refbert_dist.data.tasks import task_spec
-from refbert_dist.data.tokens import TokenSet, tokens_artifact
+from refbert_dist.data.tasks import Split, has_labels, task_spec
+from refbert_dist.data.tokens import TokenSet, evaluated_parts, tokens_artifact
 from refbert_dist.engine.distributed import device_of
 from refbert_dist.engine.world import World
 from refbert_dist.references.neighbour_vote import neighbour_vote
@@ -33,88 +33,106 @@ from refbert_dist.tracking.progress import Progress
 
 VOTE = "knn"
 """Name of the neighbours' vote among the systems."""
+SUFFIXES = {"dev": "", "dev-mismatched": "_mm"}
+"""Of a metric's name, by the part that it is of."""
 
 
 def run(exp: Experiment) -> dict[str, Any]:
     """Evaluate, time, and write ``RUN_DIR/results.json``; returns how many rows it has.
 
     Beside the students stand the teacher and the vote of the neighbours' labels (``knn``). What each of them answers
-    is kept in ``RUN_DIR/answers/SYSTEM.safetensors``. Without timing (``evaluate.latency_repeats=0``) latencies are
-    None.
+    is kept in ``RUN_DIR/answers/SYSTEM.safetensors``; MNLI's second dev set has a folder of its own in there. Without
+    timing (``evaluate.latency_repeats=0``) latencies are None.
     """
     assert exp.task is not None
     spec = task_spec(exp.task.name)
     device = device_of(World.from_environment())
-    dev = TokenSet.open(tokens_artifact(exp, "dev"))
-    assert dev.labels is not None
+    scored = {part: TokenSet.open(tokens_artifact(exp, part)) for part in evaluated_parts(exp) if has_labels(part)}
     setting = Setting(exp, "task", device)
     folders = {system: model_folder(exp, f"prediction-{system}") for system in exp.trained_systems()}
     students = {system: load_classifier(folder).to(device).eval() for system, folder in folders.items()}
 
-    taught = teacher_answers(exp, setting.teacher, dev, device)
-    forwards: dict[str, Forward] = {"teacher": lambda samples: torch.from_numpy(taught[samples])}
     parameters = {"teacher": _parameters(setting.teacher.model)}
     budgets = {"teacher": training_record(task_teacher(exp))}
     for system, student in students.items():
-        forwards[system] = _student_forward(student, setting, system, dev, device)
         parameters[system] = _parameters(student)
         budgets[system] = training_record(folders[system])
-    neighbours = _neighbours(exp)
-    if neighbours is not None:
-        assert setting.tokens.labels is not None
-        votes = neighbour_vote(neighbours, setting.tokens.labels, spec.num_labels)
-        forwards[VOTE] = lambda samples: torch.from_numpy(votes[samples])
+    if "dev" in looked_up_parts(exp):
         parameters[VOTE], budgets[VOTE] = 0, {"steps": 0, "seconds": 0.0}
-    timing = latencies(exp, setting, students, dev) if exp.evaluate.latency_repeats else None
+    timing = latencies(exp, setting, students, scored["dev"]) if exp.evaluate.latency_repeats else None
 
     rows: list[dict[str, Any]] = []
     metrics = MetricsLog(exp.run.dir)
-    with Progress("evaluate", len(dev) * len(forwards), "samples", run_dir=exp.run.dir) as progress:
+    total = sum(map(len, scored.values())) * len(budgets)
+    with Progress("evaluate", total, "samples", run_dir=exp.run.dir) as progress:
         done = 0
-        for name, forward in forwards.items():
-            logits = []
-            for answered in answers(forward, len(dev), exp.evaluate.batch_size):
-                logits.append(answered)
-                done += len(answered)
-                progress.update(done)
-            answered = np.concatenate(logits)
-            _keep(exp, name, answered)
-            found = scores(spec.metrics, answered, dev.labels)
-            metrics.write("evaluate", f"evaluate-{name}", budgets[name]["steps"], found)
-            common = {
-                "n": len(dev),
-                "references": _references_read(exp, name, neighbours),
-                "params": parameters[name],
-                "size_ratio": round(parameters["teacher"] / parameters[name], 3) if parameters[name] else None,
-                **(timing.of(name) if timing and name != VOTE else dict.fromkeys(Timing.COLUMNS)),
-                "steps": budgets[name]["steps"],
-                "seconds": budgets[name]["seconds"],
-            }
-            for metric, score in found.items():
-                seed = exp.student_seed("task") if name in students else exp.seed
-                asked = {"system": name, "task": spec.name, "seed": seed, "metric": metric}
-                rows.append({**asked, "score": round(score, 6), **common})
+        for part, tokens in scored.items():
+            assert tokens.labels is not None
+            neighbours = _neighbours(exp, part)
+            for name, forward in _forwards(setting, students, part, tokens, neighbours).items():
+                logits = []
+                for answered in answers(forward, len(tokens), exp.evaluate.batch_size):
+                    logits.append(answered)
+                    done += len(answered)
+                    progress.update(done)
+                answered = np.concatenate(logits)
+                _keep(exp, name, part, answered)
+                by_metric = scores(spec.metrics, answered, tokens.labels)
+                found = {metric + SUFFIXES[part]: score for metric, score in by_metric.items()}
+                metrics.write("evaluate", f"evaluate-{name}", budgets[name]["steps"], found)
+                common = {
+                    "n": len(tokens),
+                    "references": _references_read(exp, name, neighbours),
+                    "params": parameters[name],
+                    "size_ratio": round(parameters["teacher"] / parameters[name], 3) if parameters[name] else None,
+                    **(timing.of(name) if timing and name != VOTE else dict.fromkeys(Timing.COLUMNS)),
+                    "steps": budgets[name]["steps"],
+                    "seconds": budgets[name]["seconds"],
+                }
+                for metric, score in found.items():
+                    seed = exp.student_seed("task") if name in students else exp.seed
+                    asked = {"system": name, "task": exp.task.shown, "seed": seed, "metric": metric}
+                    rows.append({**asked, "score": round(score, 6), **common})
     write_json(exp.run.dir / "results.json", rows)
     return {"rows": len(rows), "teacher_samples": setting.teacher.samples}
 
 
-def answers_path(run_dir: Path, system: str) -> Path:
+def _forwards(
+    setting: Setting,
+    students: Mapping[SystemName, Any],
+    part: Split,
+    tokens: TokenSet,
+    neighbours: np.ndarray | None,
+) -> dict[str, Forward]:
+    """What answers the rows of a part, by system."""
+    taught = teacher_answers(setting.exp, setting.teacher, tokens, setting.device)
+    forwards: dict[str, Forward] = {"teacher": lambda samples: torch.from_numpy(taught[samples])}
+    for system, student in students.items():
+        forwards[system] = student_forward(student, setting, system, part, tokens)
+    if neighbours is not None:
+        assert setting.tokens.labels is not None
+        votes = neighbour_vote(neighbours, setting.tokens.labels, taught.shape[1])
+        forwards[VOTE] = lambda samples: torch.from_numpy(votes[samples])
+    return forwards
+
+
+def answers_path(run_dir: Path, system: str, part: Split = "dev") -> Path:
     """Where a system's answers on the evaluated rows lie: ``logits`` float32 ``[N, C]``."""
-    return run_dir / "answers" / f"{system}.safetensors"
+    return run_dir / "answers" / ("" if part == "dev" else part) / f"{system}.safetensors"
 
 
-def _keep(exp: Experiment, system: str, logits: np.ndarray) -> None:
-    path = answers_path(exp.run.dir, system)
+def _keep(exp: Experiment, system: str, part: Split, logits: np.ndarray) -> None:
+    path = answers_path(exp.run.dir, system, part)
     make_folder(path.parent)
     with atomic_path(path) as temporary:
         save_tensors({"logits": logits})(temporary)
 
 
-def _neighbours(exp: Experiment) -> np.ndarray | None:
-    """All neighbours that are kept of the dev rows, int64 ``[N, k]``; None where none are looked up."""
-    if "dev" not in looked_up_parts(exp):
+def _neighbours(exp: Experiment, part: Split) -> np.ndarray | None:
+    """All neighbours that are kept of a part's rows, int64 ``[N, k]``; None where none are looked up."""
+    if part not in looked_up_parts(exp):
         return None
-    table = NeighbourTable.open(neighbours_artifact(exp, "dev"))
+    table = NeighbourTable.open(neighbours_artifact(exp, part))
     return table.prefix(table.count)
 
 
@@ -176,14 +194,13 @@ def timed_passes(
     return {name: torch.inference_mode()(call) for name, call in calls.items()}, samples
 
 
-def _student_forward(
-    student: Any, setting: Setting, system: SystemName, dev: TokenSet, device: torch.device
-) -> Forward:
-    references = setting.references(system, "dev")
+def student_forward(student: Any, setting: Setting, system: SystemName, part: Split, tokens: TokenSet) -> Forward:
+    """A student on the rows of a part, whose tokens are ``tokens``, beside what it reads as references."""
+    references = setting.references(system, part)
 
     @torch.inference_mode()
     def forward(samples: np.ndarray) -> torch.Tensor:
-        batch = to_device(token_batch(dev, samples, setting.teacher.pad_token_id), device)
+        batch = to_device(token_batch(tokens, samples, setting.teacher.pad_token_id), setting.device)
         given = encoded_by(student, references.of(samples)) if references else {}
         logits: torch.Tensor = student(**batch, **given).logits
         return logits

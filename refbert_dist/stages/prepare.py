@@ -19,4 +19,6 @@ def run(exp: Experiment) -> dict[str, Any]:
             manifest = build_tokens(exp, part, progress.update, world.share_start)
         tokens_artifact(exp, part).register(exp.run.dir)
         result[part] = {name: manifest[name] for name in ("samples", "tokens", "documents", "dropped_short")}
+        if manifest.get("broken_rows"):
+            result[part]["broken_rows"] = manifest["broken_rows"]
     return result

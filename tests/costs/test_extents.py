@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import glue_layouts
 import pytest
 from tiny import tiny_task
 
@@ -28,6 +29,16 @@ def test_what_is_prepared_is_counted_and_what_is_not_is_near(tmp_path: Path) -> 
         assert (extent.lengths.samples, extent.lengths.tokens) == (manifest["samples"], manifest["tokens"])
         assert before[part].lengths.samples == pytest.approx(manifest["samples"], rel=0.15)
         assert before[part].lengths.tokens == pytest.approx(manifest["tokens"], rel=0.25)
+
+
+def test_test_rows_are_sized_and_data_sets_are_not_loaded_for_it(tmp_path: Path) -> None:
+    folder = glue_layouts.glue_folder(tmp_path / "task", "CoLA")
+    values: dict[str, Any] = {"teacher": {"model": MINILM}, "cache": {"dir": str(tmp_path / "cache")}}
+    task = {"name": "CoLA", "path": str(folder), "test_file": "test.tsv"}
+    found = extents(parse_experiment({**values, "task": task}))
+    assert {part: extent.lengths.samples for part, extent in found.items()} == {"train": 36, "dev": 12, "test": 12}
+    hub = {"name": "CoLA", "path": "datasets:nyu-mll/glue/cola"}
+    assert extents(parse_experiment({**values, "task": hub})) == {}
 
 
 def with_corpus(root: Path, **corpus: Any) -> Experiment:

@@ -10,6 +10,7 @@ from refbert_dist.config import Experiment, parse_experiment
 from refbert_dist.config.load import apply_overrides
 from refbert_dist.costs.extents import Extent, extents
 from refbert_dist.costs.lengths import Lengths
+from refbert_dist.costs.lookup import bm25_cost
 from refbert_dist.costs.rates import CORE, CPU, GPU, Rates
 from refbert_dist.costs.stages import Place, StageCost, stage_costs
 from refbert_dist.data.tokens import Part, parts, tokens_artifact
@@ -72,6 +73,20 @@ def test_samples_tokens_bytes_and_files_are_those_that_come_out(built: Experimen
     neighbours = [size(neighbours_artifact(built, part)) for part in parts(built)]
     assert made["retrieve"].bytes == pytest.approx(sum(stored for stored, _ in neighbours), rel=0.2)
     assert made["retrieve"].files == sum(files for _, files in neighbours)
+
+
+def test_every_evaluated_row_is_looked_up_among_the_training_rows() -> None:
+    task = {"name": "MNLI", "path": "x", "test_file": "test_matched.tsv"}
+    exp = parse_experiment({"teacher": WIKIPEDIA["teacher"], "task": task})
+    sizes: dict[Part, int] = {"train": 400_000, "dev": 10_000, "dev-mismatched": 10_000, "test": 10_000}
+    assert tuple(sizes) == parts(exp)
+    found = {part: Extent(Lengths.of([30]).scaled(count), "", True) for part, count in sizes.items()}
+    made = stage_costs(exp, found, core())
+    assert made["prepare"].samples == made["retrieve"].samples == 430_000
+    del found["test"], found["dev-mismatched"]
+    fewer = stage_costs(exp, found, core())["retrieve"]
+    lookup = bm25_cost(10_000, 400_000, 30)
+    assert made["retrieve"].core_s - fewer.core_s == pytest.approx(2 * (lookup.search_s + lookup.build_s))
 
 
 def test_a_step_counts_for_every_system_and_phase(built: Experiment) -> None:

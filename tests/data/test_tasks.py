@@ -1,17 +1,17 @@
 from pathlib import Path
 
+import glue_layouts
 import pytest
 
 from refbert_dist.config import TaskConfig
 from refbert_dist.data.tasks import (
-    TASKS,
     Example,
     check_task,
     document_parents,
     has_phrases,
     load_task,
     sentence_groups,
-    task_file,
+    task_files,
     task_spec,
 )
 from refbert_dist.errors import UserError
@@ -78,20 +78,8 @@ def test_same_topic_is_built_in() -> None:
     assert len(train) > len(dev) > 100
     assert all(row.text_b for row in train)
     assert len({row.group for row in train}) == len(train)
-    assert task_file(task, "train") is None
+    assert task_files(task, "train") == ()
     check_task(task)
-
-
-def test_metrics_are_those_of_glue() -> None:
-    assert {name: spec.metrics for name, spec in TASKS.items()} == {
-        "CoLA": ("mcc",),
-        "MRPC": ("accuracy", "f1"),
-        "SST-2": ("accuracy",),
-        "STS-B": ("pearson", "spearman"),
-        "same-topic": ("accuracy", "f1"),
-    }
-    assert [spec.name for spec in TASKS.values() if spec.is_regression] == ["STS-B"]
-    assert [spec.name for spec in TASKS.values() if spec.is_pair] == ["MRPC", "STS-B", "same-topic"]
 
 
 def test_rows_with_a_common_sentence_share_a_group() -> None:
@@ -194,17 +182,26 @@ def test_min_words_leaves_short_training_rows_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "pairs"),
     [
-        ("cola", "did you mean 'CoLA'?"),
-        ("stsb", "did you mean 'STS-B'?"),
-        ("qqqq", "not one of CoLA, MRPC, SST-2, STS-B, same-topic"),
+        # MNLI: three hypotheses for a premise. QNLI: sentences of a paragraph, and questions, recur. QQP: both recur.
+        ("MNLI", [(f"premise {row // 3}", f"hypothesis {row}") for row in range(90)]),
+        ("QNLI", [(f"question {row // 2}", f"sentence {row % 2} of {row // 4}") for row in range(80)]),
+        ("QQP", [(f"question {row}", f"question {row + (row % 4 < 3)} ") for row in range(80)]),
     ],
 )
-def test_unknown_task(name: str, expected: str) -> None:
-    with pytest.raises(UserError, match=f"task.name is '{name}'") as caught:
-        task_spec(name)
-    assert expected in str(caught.value)
+def test_held_out_rows_of_every_pair_task_share_no_sentence(
+    tmp_path: Path, name: str, pairs: list[tuple[str, str]]
+) -> None:
+    classes = {"MNLI": 3}.get(name, 2)
+    rows: list[glue_layouts.Row] = [(first, second, float(row % classes)) for row, (first, second) in enumerate(pairs)]
+    glue_layouts.write(tmp_path / "train.tsv", name, rows, glue_layouts.LABELLED[name])
+    task = config(name, tmp_path, held_out=0.25)
+    check_task(task)
+    train, held = (load_task(task, split, 0) for split in ("train", "dev"))
+    assert len(train) + len(held) == len(pairs) and 0.15 * len(pairs) < len(held) <= 0.25 * len(pairs)
+    sentences = [{text for row in part for text in (row.text_a, row.text_b)} for part in (train, held)]
+    assert sentences[0].isdisjoint(sentences[1])
 
 
 def test_missing_folder_and_files(tmp_path: Path) -> None:
@@ -224,37 +221,31 @@ def test_the_path_must_fit_the_task(tmp_path: Path) -> None:
 
 def test_training_and_evaluation_rows_must_differ(tmp_path: Path) -> None:
     write(tmp_path, "a\t1\t\tb")
-    with pytest.raises(UserError, match=r"task.dev_file is './train.tsv', the same file"):
-        check_task(config("CoLA", tmp_path, dev_file="./train.tsv"))
+    write(tmp_path, "a\t1\t\tc", name="dev.tsv")
+    for field in ("dev_file", "test_file"):
+        with pytest.raises(UserError, match=rf"task.{field} is './train.tsv', the same file"):
+            check_task(config("CoLA", tmp_path, **{field: "./train.tsv"}))
 
 
-def test_wrong_number_of_columns(tmp_path: Path) -> None:
-    write(tmp_path, "a\t1\t\tb c", "a\t1\tb c")
-    assert "train.tsv line 2 has 3 tab-separated columns, not 4; CoLA has source, label" in fault("CoLA", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("CoLA", "dev_mismatched_file"), ("RTE", "test_mismatched_file"), ("QNLI", "diagnostic_file")],
+)
+def test_further_rows_belong_to_the_task(tmp_path: Path, name: str, field: str) -> None:
+    glue_layouts.glue_folder(tmp_path, name)
+    check_task(config(name, tmp_path, test_file="test.tsv"))
+    with pytest.raises(UserError, match=rf"task.{field} is 'test.tsv', but {name} has no such rows; set task.{field}="):
+        check_task(config(name, tmp_path, **{field: "test.tsv"}))
+    with pytest.raises(UserError, match="same-topic has no such rows"):
+        check_task(config("same-topic", "builtin:python-docs", test_file="test.tsv"))
+    with pytest.raises(UserError, match=r"task.test_file is 'tests.tsv': no such file"):
+        check_task(config(name, tmp_path, test_file="tests.tsv"))
 
 
-def test_missing_header(tmp_path: Path) -> None:
-    write(tmp_path, "1\t11\t12\tHe said.\tShe said.")
-    assert "train.tsv line 1 is not MRPC's header, it lacks '#1 String'" in fault("MRPC", tmp_path)
-
-
-@pytest.mark.parametrize("label", ["2", "-1", "0.5", "yes", "nan", ""])
-def test_label_out_of_range_for_classes(tmp_path: Path, label: str) -> None:
-    write(tmp_path, "a\t1\t\tb c", f"a\t{label}\t\tb c")
-    assert f"train.tsv line 2 has the label '{label}'; CoLA allows one of 0 to 1" in fault("CoLA", tmp_path)
-
-
-@pytest.mark.parametrize("label", ["5.1", "-0.1", "inf", "high"])
-def test_label_out_of_range_for_scores(tmp_path: Path, label: str) -> None:
-    write(tmp_path, STSB_HEADER, f"0\tg\tf\ty\to\ts\ts\tA.\tB.\t{label}")
-    assert f"line 2 has the label '{label}'; STS-B allows a number from 0 to 5" in fault("STS-B", tmp_path)
-
-
-def test_empty_file_empty_sentence_and_undecodable_bytes(tmp_path: Path) -> None:
-    write(tmp_path, MRPC_HEADER)
-    assert "train.tsv holds no rows" in fault("MRPC", tmp_path)
-    write(tmp_path, "a\t1\t\t ")
-    assert "train.tsv line 1 has an empty sentence" in fault("CoLA", tmp_path)
-    (tmp_path / "train.tsv").write_bytes(b"a\t1\t\tok\na\t1\t\t\xe9\n")
-    assert "task.train_file: " in fault("CoLA", tmp_path)
-    assert "train.tsv line 2 is not UTF-8" in fault("CoLA", tmp_path)
+def test_all_files_of_mnli_are_found_without_being_named(tmp_path: Path) -> None:
+    task = config("MNLI", glue_layouts.glue_folder(tmp_path, "MNLI"))
+    check_task(task)
+    files = glue_layouts.files("MNLI")
+    for split, part in (("train", "train"), ("dev", "dev_matched"), ("dev-mismatched", "dev_mismatched")):
+        found = load_task(task, split, 0)  # type: ignore[arg-type]
+        assert [(row.text_a, row.text_b, row.label) for row in found] == files[part][0]

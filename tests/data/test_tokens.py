@@ -17,6 +17,7 @@ from refbert_dist.data.tokens import (
     check_sources,
     check_tokens,
     corpus_recipe,
+    evaluated_parts,
     parts,
     task_recipe,
     tokens_artifact,
@@ -138,6 +139,26 @@ def test_task_tokens(tmp_path: Path, cola: Path) -> None:
     assert manifests["train"]["sources"][0]["path"] == str(cola / "train.tsv")
 
 
+def test_test_rows_are_a_part_without_labels(tmp_path: Path, cola: Path) -> None:
+    (cola / "test.tsv").write_text("index\tsentence\n0\tHe left.\n1\tShe left it.\n", encoding="utf-8")
+    task = {"name": "CoLA", "path": str(cola)}
+    plain, exp = experiment(tmp_path, task=task), experiment(tmp_path, task={**task, "test_file": "test.tsv"})
+    assert (evaluated_parts(plain), evaluated_parts(exp)) == (("dev",), ("dev", "test"))
+    assert parts(exp) == ("train", "dev", "test") and parts(experiment(tmp_path, {"path": "x"})) == ("corpus",)
+    assert all(tokens_artifact(exp, part).path == tokens_artifact(plain, part).path for part in parts(plain))
+    assert build_tokens(exp, "test")["samples"] == 2
+    tokens = TokenSet.open(tokens_artifact(exp, "test"))
+    assert tokens.labels is None and tokens.texts() == [("He left.", None), ("She left it.", None)]
+
+
+def test_rows_that_are_broken_are_counted(tmp_path: Path) -> None:
+    header, row = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "5\t1\t2\tIs it?\tWas it?\t1"
+    (tmp_path / "train.tsv").write_text(f"{header}\n{row}\n6\t1\t2\tIs\n it?\tIs it not?\t0\n")
+    exp = experiment(tmp_path, task={"name": "QQP", "path": str(tmp_path)})
+    manifest = build_tokens(exp, "train")
+    assert (manifest["samples"], manifest["broken_rows"]) == (1, 2)
+
+
 def test_pairs_keep_both_texts_and_types(tmp_path: Path) -> None:
     exp = experiment(tmp_path, task={"name": "same-topic", "path": "builtin:python-docs", "max_train": 20})
     assert build_tokens(exp, "train")["samples"] == 20
@@ -167,6 +188,12 @@ def test_recipes_hold_what_matters_and_nothing_else(tmp_path: Path, text: Path, 
     assert [a == b for a, b in zip(keys(longer), same, strict=True)] == [False, True, True]
     other = experiment(tmp_path, corpus, task, teacher={"model": "somebody/else"})
     assert not set(keys(other)) & set(same)
+
+
+def test_the_keys_of_files_are_what_they_were_before_there_were_data_sets(tmp_path: Path, cola: Path) -> None:
+    recipe = task_recipe(experiment(tmp_path, task={"name": "CoLA", "path": str(cola), "title": "some"}), "dev")
+    section = {"name": "CoLA", "split": "dev", "max_length": 128, "path": str(cola / "dev.tsv"), "max_train": None}
+    assert recipe == {"task": section, "teacher": MINILM, "version": 2}
 
 
 def test_a_relative_path_is_the_same_recipe(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -299,6 +299,12 @@ def test_a_command_whose_section_is_missing(wrong: Wrong) -> None:
 
 
 @pytest.mark.dist
+def test_a_submission_without_test_rows(wrong: Wrong, tmp_path: Path) -> None:
+    answer = wrong(command=("evaluate", "--submission"))
+    assert_one_sentence(answer, "task.test_file is null", "set task.test_file=test.tsv")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_predict_without_a_model_or_with_odd_lines(finished: Path, tmp_path: Path, refbert: Refbert) -> None:
     assert_one_sentence(refbert("predict", tmp_path), str(tmp_path), "manifest.json")
     export = finished / "export"

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
+import glue_layouts
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -95,3 +97,18 @@ def test_a_real_run_says_what_it_lacks(tmp_path: Path, places: tuple[str, str]) 
     assert done.returncode == 2
     assert "teacher.model is 'bert-base-uncased': its tokenizer cannot be loaded" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_task_in_parquet_is_planned_without_the_library_that_reads_it(
+    tmp_path: Path, places: tuple[str, str]
+) -> None:
+    datasets.disable_progress_bars()
+    for split, rows in glue_layouts.data_sets("MRPC").items():
+        rows.to_parquet(tmp_path / "mrpc" / f"{split}.parquet")  # type: ignore[attr-defined]
+    path = tmp_path / "exp.yaml"
+    path.write_text(f"teacher: {{model: bert-base-uncased}}\ntask: {{name: MRPC, path: {tmp_path / 'mrpc'}}}\n")
+    out = dry_run(path, *places, "task.test_file=test")
+    for part in ("train", "dev", "test"):
+        assert f"{part}: nothing is known of its size before it is prepared\n" in out
+    assert row(out, "submission")[1:3] == ["not", "needed"]
+    assert "task.test_file is 'tests'" in dry_run(path, *places, "task.test_file=tests", code=2)

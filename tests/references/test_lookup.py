@@ -125,6 +125,23 @@ def test_held_out_rows_read_the_training_pool(tmp_path: Path) -> None:
     assert manifest["pool_fingerprint"] == TokenSet.open(tokens_artifact(exp, "train")).fingerprint
 
 
+def test_text_of_any_evaluated_part_serves_nobody(tmp_path: Path) -> None:
+    task = cola(tmp_path / "t")
+    tests = ["Some blue birds SING loudly.", "Old pears grow on trees.", "", "Red pears grow on old trees."]
+    lines = [f"{row}\t{text}" for row, text in enumerate(tests)]
+    (tmp_path / "t" / "test.tsv").write_text("\n".join(["index\tsentence", *lines]))
+    exp = prepared(tmp_path, task={**task, "test_file": "test.tsv"})
+    for part in ("train", "dev", "test"):
+        manifest = build_neighbours(exp, part)
+        table = NeighbourTable.open(neighbours_artifact(exp, part))
+        # One equals a dev row, two equal test rows.
+        assert table.left_out == manifest["left_out"] == [1, 3, 4]
+        assert not set(table.ids.ravel().tolist()) & {1, 3, 4}
+    assert table.ids[:, 0].tolist() == [2, 0, -1, 0]
+    assert manifest["label_agreement"] is None and manifest["samples"] == 4
+    assert manifest["pool_fingerprint"] == TokenSet.open(tokens_artifact(exp, "train")).fingerprint
+
+
 def test_corpus_samples_never_read_their_own_document(tmp_path: Path) -> None:
     exp = prepared(tmp_path, corpus={"path": "builtin:python-docs", "max_length": 32, "max_documents": 12})
     seen: list[int] = []

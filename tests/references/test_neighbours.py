@@ -6,6 +6,7 @@ import pytest
 
 from refbert_dist.artifacts import Artifact, save_tensors
 from refbert_dist.config import Experiment, parse_experiment
+from refbert_dist.data.tokens import tokens_artifact
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.references.neighbours import (
     NeighbourTable,
@@ -47,6 +48,19 @@ def test_recipe_follows_what_matters(tmp_path: Path) -> None:
     assert neighbours_artifact(experiment(tmp_path, dev_file="other.tsv"), "train").path != before
     drawn = [experiment(tmp_path, seed=seed, references={"retriever": "random"}) for seed in (1, 2)]
     assert neighbours_recipe(drawn[0], "train") != neighbours_recipe(drawn[1], "train")
+
+
+def test_every_evaluated_part_counts_and_one_alone_as_before(tmp_path: Path) -> None:
+    base = experiment(tmp_path)
+    assert neighbours_recipe(base, "train")["evaluation"] == tokens_artifact(base, "dev").path.name
+    task = {"name": "CoLA", "path": str(tmp_path), "test_file": "test.tsv"}
+    tested = experiment(tmp_path, task=task)
+    keys = [tokens_artifact(tested, part).path.name for part in ("dev", "test")]
+    for part in ("train", "dev", "test"):
+        recipe = neighbours_recipe(tested, part)
+        assert recipe["evaluation"] == keys
+        assert recipe["pool"] == tokens_artifact(base, "train").path.name
+    assert "evaluation" not in neighbours_recipe(tested, "corpus")
 
 
 def test_the_cap_of_the_pool_concerns_the_corpus_alone(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from refbert_dist.config.schema import ExportConfig
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.inference.pipeline import RefBertPipeline
 from refbert_dist.stages import export
-from refbert_dist.stages.evaluate import _student_forward
+from refbert_dist.stages.evaluate import student_forward
 from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import load_classifier, model_folder
 
@@ -116,7 +116,7 @@ def test_the_exported_model_gives_the_probabilities_that_were_evaluated(done: Ex
     dev = TokenSet.open(tokens_artifact(done, "dev"))
     setting = Setting(done, "task", CPU)
     student = load_classifier(model_folder(done, "prediction-refbert")).eval()
-    logits = _student_forward(student, setting, "refbert", dev, CPU)(np.arange(len(dev)))
+    logits = student_forward(student, setting, "refbert", "dev", dev)(np.arange(len(dev)))
     answers = RefBertPipeline(export.export_folder(done), device="cpu")(dev.texts())
     references = setting.references("refbert", "dev")
     assert references is not None

@@ -49,6 +49,41 @@ def test_correlations_by_hand() -> None:
     assert swapped == pytest.approx(1 - 6 * 2 / (5 * (25 - 1)))  # 1 - 6 sum d^2 / (n (n^2 - 1))
 
 
+def test_scipys_published_example_of_spearman_with_ties() -> None:
+    predicted, gold = np.array([[5.0], [6], [7], [8], [7]]), np.array([1.0, 2, 3, 4, 5])
+    assert scores(("spearman",), predicted, gold)["spearman"] == pytest.approx(0.8207826816681233)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Mean place of each value among all, by counting."""
+    return np.array([(values < value).sum() + ((values == value).sum() + 1) / 2 for value in values])
+
+
+def pearson(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = first - first.mean(), second - second.mean()
+    return float((first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum()))
+
+
+def test_all_metrics_against_plain_numpy() -> None:
+    rng = np.random.default_rng(0)
+    logits, gold = rng.normal(size=(200, 2)), rng.integers(2, size=200).astype(np.float32)
+    answer = (logits[:, 1] > logits[:, 0]).astype(np.float32)
+    found = scores(("accuracy", "f1", "mcc"), logits, gold)
+    assert found["accuracy"] == pytest.approx((answer == gold).mean())
+    assert found["f1"] == pytest.approx(2 * (answer * gold).sum() / (answer.sum() + gold.sum()))
+    assert found["mcc"] == pytest.approx(pearson(answer, gold))  # of two classes they are one
+    values = rng.normal(size=(200, 1)).round(1)
+    rated = (2.5 + values[:, 0] + rng.normal(size=200)).round().clip(0, 5).astype(np.float32)
+    found = scores(("pearson", "spearman"), values, rated)
+    assert found["pearson"] == pytest.approx(pearson(values[:, 0], rated))
+    assert found["spearman"] == pytest.approx(pearson(ranks(values[:, 0]), ranks(rated)))
+
+
+def test_three_classes_of_mnli() -> None:
+    gold = np.array([0, 1, 2, 2, 1, 0], np.float32)
+    assert scores(("accuracy",), logits_of([0, 1, 2, 0, 1, 2], 3), gold) == {"accuracy": pytest.approx(4 / 6)}
+
+
 def test_anscombes_quartet() -> None:
     x = np.array([10, 8, 13, 9, 11, 14, 6, 4, 12, 7, 5], np.float32)
     y = np.array([8.04, 6.95, 7.58, 8.81, 8.33, 9.96, 7.24, 4.26, 10.84, 4.82, 5.68], np.float32)
