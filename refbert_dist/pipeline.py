@@ -101,6 +101,12 @@ def _leaves_stand(exp: Experiment, stage: str) -> bool:
     return all(leaf.artifact.complete for leaf in leaves(exp) if leaf.stage == stage)
 
 
+def _evaluated(exp: Experiment) -> bool:
+    """Whether there are scores of every student; a run may have got more of them since."""
+    rows = read_json_or_none(exp.run.dir / "results.json") or []
+    return {row["system"] for row in rows} >= set(exp.trained_systems())
+
+
 def _benchmarked(exp: Experiment) -> bool:
     """Whether there are figures of what is asked for now."""
     found = read_json_or_none(exp.run.dir / "benchmark" / "benchmark.json") or {}
@@ -188,7 +194,7 @@ STAGES = (
         "refbert_dist.stages.evaluate:run",
         ("distill-task",),
         wanted=lambda exp: exp.task is not None and not is_search(exp.run.dir),
-        done=lambda exp: (exp.run.dir / "results.json").exists(),
+        done=lambda exp: _evaluated(exp),
     ),
     Stage(
         "submission",
@@ -237,6 +243,15 @@ def stage_named(name: str) -> Stage:
     if name not in BY_NAME:
         raise UserError(f"stage is '{name}', which does not exist{did_you_mean(name, BY_NAME)}")
     return BY_NAME[name]
+
+
+def products(exp: Experiment, stage: str) -> set[Path]:
+    """What a stage leaves in the cache, for all runs that ask for the same; nothing where it serves its run alone."""
+    if stage == "distill-general":
+        return {general_student(exp, system) for system in exp.trained_systems()}
+    if stage == "finetune":
+        return {task_teacher(exp)}
+    return {leaf.artifact.path for leaf in leaves(exp) if leaf.stage == stage}
 
 
 def last_targets(exp: Experiment) -> tuple[str, ...]:

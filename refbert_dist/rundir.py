@@ -20,6 +20,7 @@ from refbert_dist.tracking.provenance import FILE_NAME, write_provenance
 
 EXPERIMENT = "experiment.yaml"
 SEARCH = "search.yaml"
+TABLE = "table.yaml"
 
 MAY_CHANGE = (
     "run",
@@ -60,6 +61,16 @@ def open_run(exp: Experiment) -> Iterator[Path]:
             raise UserError(f"run.dir is '{run_dir}', which is a file; choose a folder")
         run_dir.mkdir(parents=True, exist_ok=True)
         check_same_experiment(exp)
+    with _alone(run_dir):
+        write_text(run_dir / EXPERIMENT, to_yaml(exp))
+        write_provenance(run_dir)
+        yield run_dir
+
+
+@contextlib.contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Hold a run directory's lock; refuse one that is in use."""
+    with explain_disk_errors(run_dir):
         lock = (run_dir / ".lock").open("w")
     with lock:
         try:
@@ -68,16 +79,28 @@ def open_run(exp: Experiment) -> Iterator[Path]:
             raise UserError(
                 f"run.dir '{run_dir}' is in use by another refbert command; wait for it, or choose another run.dir"
             ) from None
-        write_text(run_dir / EXPERIMENT, to_yaml(exp))
-        write_provenance(run_dir)
-        yield run_dir
+        yield
 
 
 def check_same_experiment(exp: Experiment) -> None:
     """Refuse a run directory that holds another experiment; the message names the first field that differs."""
     path = exp.run.dir / EXPERIMENT
+    if is_table(exp.run.dir):
+        raise UserError(f"run.dir '{exp.run.dir}' holds a table; choose another run.dir")
     if path.exists():
         require_same("experiment", exp.run.dir, load_experiment(path), exp, MAY_CHANGE)
+
+
+def take_on(exp: Experiment) -> None:
+    """Let a run directory have the systems of ``exp``, if it holds that experiment in all else.
+
+    What it has trained stays, and is not trained again.
+    """
+    path = exp.run.dir / EXPERIMENT
+    if path.exists() and (standing := load_experiment(path)).systems != exp.systems:
+        require_same("experiment", exp.run.dir, standing, exp, (*MAY_CHANGE, "systems"))
+        with _alone(exp.run.dir):
+            write_text(path, to_yaml(exp))
 
 
 def require_same(what: str, run_dir: Path, standing: BaseModel, asked: BaseModel, may_change: Iterable[str]) -> None:
@@ -113,6 +136,11 @@ def record_stage(run_dir: Path, stage: str, seconds: float, processes: int, resu
 def stage_record(run_dir: Path, stage: str) -> Path:
     """The file in which a finished stage is noted."""
     return run_dir / "stages" / f"{stage}.json"
+
+
+def is_table(run_dir: Path) -> bool:
+    """Whether a run directory is that of a table, with its cells below it."""
+    return (run_dir / TABLE).exists()
 
 
 def is_search(run_dir: Path) -> bool:

@@ -12,12 +12,32 @@ from tiny import tiny_experiment
 from refbert_dist.artifacts import read_json
 from refbert_dist.config import Experiment, load_experiment
 from refbert_dist.errors import UserError
-from refbert_dist.rundir import check_same_experiment, open_run, record_stage
+from refbert_dist.rundir import EXPERIMENT, TABLE, check_same_experiment, open_run, record_stage, take_on
 
 
 @pytest.fixture
 def exp(tmp_path: Path) -> Experiment:
     return tiny_experiment(tmp_path)
+
+
+def test_a_run_takes_on_further_systems_and_nothing_else(tmp_path: Path) -> None:
+    few, many = tiny_experiment(tmp_path, "systems=[refbert]"), tiny_experiment(tmp_path)
+    take_on(few)
+    assert not few.run.dir.exists()
+    with open_run(few):
+        pass
+    with pytest.raises(UserError, match="another experiment: seed is 1 there and 2 here"):
+        take_on(tiny_experiment(tmp_path, "seed=2"))
+    take_on(many)
+    with open_run(many):
+        assert load_experiment(many.run.dir / EXPERIMENT).systems == ("refbert", "tinybert")
+
+
+def test_the_directory_of_a_table_is_not_that_of_a_run(exp: Experiment) -> None:
+    exp.run.dir.mkdir()
+    (exp.run.dir / TABLE).touch()
+    with pytest.raises(UserError, match="holds a table"), open_run(exp):
+        pass
 
 
 def test_it_holds_the_resolved_experiment_and_where_it_came_from(exp: Experiment) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from refbert_dist.config import Experiment, parse_model, read_yaml
-from refbert_dist.config.load import apply_overrides, check_value
+from refbert_dist.config.load import apply_overrides, check_value, overrides_of, read_about_experiment
 from refbert_dist.config.section import NonNegative, Positive, Rate, Section
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.errors import UserError, did_you_mean
@@ -227,29 +227,11 @@ def load_search(path: str | Path, overrides: Iterable[str] = ()) -> Search:
     Raises :class:`UserError` as :func:`refbert_dist.config.load_experiment`.
     """
     _require_libraries()
-    data = read_yaml(path)
-    given = data.get("experiment", {})
-    if isinstance(given, dict) and "file" in given:
-        file = Path(path).parent / str(given["file"])
-        given = _merged(read_yaml(file), {name: value for name, value in given.items() if name != "file"})
-    if not isinstance(given, dict):
-        raise UserError(f"experiment is {given!r} in {path}; write its sections, or file: EXPERIMENT.yaml")
-    own: list[str] = []
-    inner: list[str] = []
-    for override in overrides:
-        (own if override.split("=")[0].split(".")[0] in Search.model_fields else inner).append(override)
-    given = apply_overrides(given, inner)
+    data = read_about_experiment(path)
+    own, inner = overrides_of(Search, overrides)
+    given = apply_overrides(data["experiment"], inner)
     if isinstance(given.get("task"), dict):
         given["task"] = {"held_out": HELD_OUT, **given["task"]}
     # A point without references is TinyBERT; another student beside each would only double the cost.
     given["systems"] = ["refbert"]
     return parse_model(Search, apply_overrides({**data, "experiment": given}, own))
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in changes.items():
-        standing = merged.get(name)
-        nested = isinstance(standing, dict) and isinstance(value, dict)
-        merged[name] = _merged(standing or {}, value) if nested else value
-    return merged

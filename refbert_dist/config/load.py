@@ -53,6 +53,41 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def read_about_experiment(path: str | Path) -> dict[str, Any]:
+    """Read a file about many runs of one experiment: a search, a table.
+
+    Its ``experiment`` holds the sections of an experiment file, or ``file`` (beside this one) and what differs from it;
+    here the latter has become the former.
+    """
+    data = read_yaml(path)
+    given = data.get("experiment", {})
+    if isinstance(given, dict) and "file" in given:
+        file = Path(path).parent / str(given["file"])
+        given = merged(read_yaml(file), {name: value for name, value in given.items() if name != "file"})
+    if not isinstance(given, dict):
+        raise UserError(f"experiment is {given!r} in {path}; write its sections, or file: EXPERIMENT.yaml")
+    return {**data, "experiment": given}
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` over it, section by section."""
+    result = dict(base)
+    for name, value in changes.items():
+        standing = result.get(name)
+        nested = isinstance(standing, dict) and isinstance(value, dict)
+        result[name] = merged(standing or {}, value) if nested else value
+    return result
+
+
+def overrides_of(model: type[BaseModel], overrides: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Overrides parted into those that begin with a field of ``model``, and the others."""
+    own: list[str] = []
+    others: list[str] = []
+    for override in overrides:
+        (own if override.split("=")[0].split(".")[0] in model.model_fields else others).append(override)
+    return own, others
+
+
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return a copy of ``data`` with each ``a.b=value`` set."""
     result: dict[str, Any] = json.loads(json.dumps(data, default=str))

@@ -27,7 +27,7 @@ from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.references.guards import word_set
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
 from refbert_dist.references.statistics import jaccard
-from refbert_dist.stages.evaluate import answers_path
+from refbert_dist.stages.scores import answers_path
 from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import load_classifier, model_folder
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +24,7 @@ from refbert_dist.references.neighbours import NeighbourTable, looked_up_parts, 
 from refbert_dist.references.sources import encoded_by
 from refbert_dist.stages.answers import Forward, answers, teacher_answers
 from refbert_dist.stages.latency import median_latencies
-from refbert_dist.stages.scores import scores
+from refbert_dist.stages.scores import SUFFIXES, answers_path, scores
 from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import load_classifier, model_folder
 from refbert_dist.tracking.metrics import MetricsLog
@@ -33,8 +32,6 @@ from refbert_dist.tracking.progress import Progress
 
 VOTE = "knn"
 """Name of the neighbours' vote among the systems."""
-SUFFIXES = {"dev": "", "dev-mismatched": "_mm"}
-"""Of a metric's name, by the part that it is of."""
 
 
 def run(exp: Experiment) -> dict[str, Any]:
@@ -58,7 +55,7 @@ def run(exp: Experiment) -> dict[str, Any]:
         parameters[system] = _parameters(student)
         budgets[system] = training_record(folders[system])
     if "dev" in looked_up_parts(exp):
-        parameters[VOTE], budgets[VOTE] = 0, {"steps": 0, "seconds": 0.0}
+        parameters[VOTE], budgets[VOTE] = 0, {"steps": 0, "samples": 0, "seconds": 0.0}
     timing = latencies(exp, setting, students, scored["dev"]) if exp.evaluate.latency_repeats else None
 
     rows: list[dict[str, Any]] = []
@@ -87,6 +84,7 @@ def run(exp: Experiment) -> dict[str, Any]:
                     "size_ratio": round(parameters["teacher"] / parameters[name], 3) if parameters[name] else None,
                     **(timing.of(name) if timing and name != VOTE else dict.fromkeys(Timing.COLUMNS)),
                     "steps": budgets[name]["steps"],
+                    "samples": budgets[name]["samples"],
                     "seconds": budgets[name]["seconds"],
                 }
                 for metric, score in found.items():
@@ -114,11 +112,6 @@ def _forwards(
         votes = neighbour_vote(neighbours, setting.tokens.labels, taught.shape[1])
         forwards[VOTE] = lambda samples: torch.from_numpy(votes[samples])
     return forwards
-
-
-def answers_path(run_dir: Path, system: str, part: Split = "dev") -> Path:
-    """Where a system's answers on the evaluated rows lie: ``logits`` float32 ``[N, C]``."""
-    return run_dir / "answers" / ("" if part == "dev" else part) / f"{system}.safetensors"
 
 
 def _keep(exp: Experiment, system: str, part: Split, logits: np.ndarray) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from refbert_dist.data.tasks import Split
+
+SUFFIXES: dict[Split, str] = {"dev": "", "dev-mismatched": "_mm"}
+"""Of a metric's name, by the part that it is of."""
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
 # Both libraries are imported by the first call: most processes that load this module never score anything.
@@ -44,6 +49,11 @@ METRICS: dict[str, Metric] = {
 def predictions_of(logits: np.ndarray) -> np.ndarray:
     """Class numbers ``[N]`` of logits ``[N, C]``, or the scores themselves where C is 1."""
     return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
+
+
+def answers_path(run_dir: Path, system: str, part: Split = "dev") -> Path:
+    """Where a system's answers on the evaluated rows lie: ``logits`` float32 ``[N, C]``."""
+    return run_dir / "answers" / ("" if part == "dev" else part) / f"{system}.safetensors"
 
 
 def scores(metrics: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -20,7 +20,7 @@ from refbert_dist.diagnostics.information import SECOND
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
 from refbert_dist.report.run import write_report
-from refbert_dist.stages.evaluate import answers_path
+from refbert_dist.stages.scores import answers_path
 
 
 @pytest.fixture(scope="module")

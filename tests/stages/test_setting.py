@@ -15,7 +15,7 @@ from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.inference.new_texts import BankEditor
 from refbert_dist.inference.pipeline import RefBertPipeline
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
-from refbert_dist.stages.evaluate import answers_path
+from refbert_dist.stages.scores import answers_path
 from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import load_classifier, model_folder
 

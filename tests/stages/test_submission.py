@@ -17,8 +17,7 @@ from refbert_dist.data.glue import task_spec
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.inference.pipeline import RefBertPipeline
 from refbert_dist.stages import export, submission
-from refbert_dist.stages.evaluate import answers_path
-from refbert_dist.stages.scores import scores
+from refbert_dist.stages.scores import answers_path, scores
 from refbert_dist.stages.students import load_classifier, model_folder
 from refbert_dist.stages.submission import table
 
