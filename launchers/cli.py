@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launchers.cli_models import models_app
+from launchers.cli_runs import runs_app
 from launchers.execute import execute, show_informativeness, show_run, show_scores, show_submission
-from launchers.options import DryRun, ExperimentFile, On, Overrides, Profiled, RunDir, Wait, Where
+from launchers.options import DryRun, ExperimentFile, On, Overrides, Profiled, Wait, Where
 
 if TYPE_CHECKING:
     from refbert_dist.config import Experiment
@@ -29,6 +29,7 @@ cache_app = typer.Typer(help="The teacher cache.", no_args_is_help=True)
 distill_app = typer.Typer(help="Train students.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 app.add_typer(distill_app, name="distill")
+app.add_typer(runs_app)
 app.add_typer(models_app)
 
 PROFILING = ("engine.profile=true",)
@@ -79,7 +80,27 @@ def _wanted(exp: Experiment, path: Path, targets: tuple[str, ...]) -> tuple[str,
     return wanted
 
 
-_stages(app, "run", ("export",), "Run all stages; a second time only what is missing.", show_run)
+@app.command()
+def run(
+    path: Annotated[Path, typer.Argument(metavar="EXP.yaml", help="Experiment file, or table file.")],
+    overrides: Overrides = None,
+    on: On = "local",
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    profile: Profiled = False,
+) -> None:
+    """Run all stages, or all cells of a table; a second time only what is missing."""
+    from refbert_dist.table.config import is_table_file
+
+    changes, where = [*(overrides or ()), *(PROFILING if profile else ())], Where(on, dry_run, wait)
+    if is_table_file(path):
+        from launchers.table import run_table
+
+        run_table(path, changes, where)
+    elif execute(exp := _experiment(path, changes), ("export",), where):
+        show_run(exp)
+
+
 _stages(app, "prepare", ("prepare",), "Turn text into token shards.")
 _stages(
     app,
@@ -218,99 +239,6 @@ def benchmark(
         exp = _experiment(path, ["benchmark={}", *asked])
     if execute(exp, ("benchmark",), Where(on, dry_run, wait)):
         show_benchmark(exp)
-
-
-# -- runs that go on elsewhere -----------------------------------------------------------------------------------------
-
-
-@app.command()
-def status(
-    run_dir: RunDir,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """How far a run is: stages, jobs, nodes, progress, why something waits or has failed."""
-    from rich.console import Console
-
-    from launchers.watch.status import show_status
-
-    show_status(run_dir, as_json, Console())
-
-
-@app.command()
-def logs(
-    run_dir: RunDir,
-    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="Of this stage instead of the newest.")] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run has ended.")] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="Of what has failed, with the reason.")] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="Lines from the end.")] = 40,
-) -> None:
-    """What a run prints."""
-    from launchers.watch.logs import show_logs
-
-    show_logs(run_dir, stage, follow, failed, lines)
-
-
-@app.command()
-def cancel(run_dir: RunDir) -> None:
-    """End the jobs of a run; what they have finished stays."""
-    from rich.console import Console
-
-    from launchers.watch.status import cancel_run
-
-    cancel_run(run_dir, Console())
-
-
-@app.command()
-def resume(run_dir: RunDir, dry_run: DryRun = False, wait: Wait = False) -> None:
-    """Go on with a run as it was started last: where it was submitted to, or here."""
-    from launchers.cluster.launch import last_start
-    from refbert_dist.rundir import started_in
-
-    exp, targets, on = last_start(run_dir)
-    with contextlib.chdir(started_in(run_dir)):
-        if execute(exp, targets, Where(on, dry_run, wait)):
-            show_run(exp)
-
-
-@app.command()
-def sync(run_dir: RunDir, dry_run: DryRun = False) -> None:
-    """Copy to MLflow what a run has recorded and MLflow lacks, as after a time without a network."""
-    from launchers.watch.run_status import experiment_of
-    from refbert_dist.pipeline import mlflow_copy
-
-    copy = mlflow_copy(experiment_of(run_dir))
-    if dry_run:
-        typer.echo(f"would copy {run_dir} to {copy.uri}")
-        return
-    typer.echo(f"{copy.sync_once()} records copied to {copy.uri}")
-
-
-@app.command()
-def report(run_dir: RunDir, dry_run: DryRun = False) -> None:
-    """One page with tables and plots about a run or a search, finished or not: RUN_DIR/report.html."""
-    from launchers.watch.run_status import experiment_of
-    from refbert_dist.report.page import FILE_NAME
-    from refbert_dist.report.run import write_report
-    from refbert_dist.rundir import is_search
-
-    exp = experiment_of(run_dir)
-    if dry_run:
-        typer.echo(f"would write {run_dir / FILE_NAME}")
-    elif is_search(run_dir):
-        # What searches need need not be installed where there are none.
-        from tune.report import write_search_report
-
-        typer.echo(write_search_report(run_dir))
-    else:
-        typer.echo(write_report(exp))
-
-
-@app.command()
-def diagnose(run_dir: RunDir, dry_run: DryRun = False) -> None:
-    """What a finished run's students make of their references: information, attention, where they gain, and why."""
-    from launchers.diagnose import diagnose
-
-    diagnose(run_dir, dry_run)
 
 
 # -- the teacher cache -------------------------------------------------------------------------------------------------

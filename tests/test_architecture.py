@@ -34,6 +34,7 @@ FLOORS = [
     "refbert_dist.diagnostics",
     "refbert_dist.report",
     "refbert_dist.benchmark",
+    "refbert_dist.table",
     "refbert_dist.worker",
     "refbert_dist.local",
     "tune",
@@ -128,7 +129,8 @@ def test_the_model_file_needs_only_torch_and_transformers() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["refbert_dist", "refbert_dist.pipeline", "launchers.cli", "launchers.plan", "launchers.search"]
+    "module",
+    ["refbert_dist", "refbert_dist.pipeline", "launchers.cli", "launchers.plan", "launchers.search", "launchers.table"],
 )
 def test_planning_loads_no_heavy_package(module: str) -> None:
     heavy = {"torch", "transformers", "datasets", "deepspeed", "mlflow", "faiss", "sklearn", "scipy", "pandas"}

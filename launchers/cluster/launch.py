@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich import box
@@ -30,14 +30,27 @@ PROFILE, TARGETS = "profile.yaml", "targets.json"
 POLL_INTERVAL_S = 2.0
 
 
-def launch(exp: Experiment, targets: Iterable[str], profile: SlurmProfile, console: Console) -> None:
-    """Submit what is missing for ``targets`` as a chain of jobs, and return."""
+Live = Mapping[str, Submission]
+"""Stages whose jobs have not ended, with these jobs."""
+
+
+def launch(
+    exp: Experiment,
+    targets: Iterable[str],
+    profile: SlurmProfile,
+    console: Console,
+    others: Iterable[tuple[Experiment, Live]] = (),
+) -> Live:
+    """Submit what is missing for ``targets`` as a chain of jobs, and return all that is under way then.
+
+    What one of the ``others`` is about to leave in the cache is not made again, but waited for.
+    """
     targets = tuple(targets)
     scheduler.require_slurm()
     pipeline.check(exp, targets)
     check_folders(exp, profile)
     with open_run(exp):
-        live = live_stages(exp.run.dir)
+        live = made_by_others(exp, targets, others) | live_stages(exp.run.dir)
         chain = links(exp, profile, targets, live)
         if chain:
             admit(batches_of(exp, profile, chain))
@@ -49,12 +62,26 @@ def launch(exp: Experiment, targets: Iterable[str], profile: SlurmProfile, conso
             write_json(submitted(exp.run.dir) / TARGETS, targets)
     if not chain and not live:
         console.print(f"nothing to do: everything that {', '.join(targets)} needs is in {exp.run.dir}")
-        return
+        return live
     if chain:
         console.print(_submitted(ours))
     for name, submission in live.items():
         console.print(f"{name} is under way already, as job {submission.job_id}", highlight=False)
     console.print(f"refbert status {exp.run.dir}   tells how far they are", highlight=False, soft_wrap=True)
+    return live | ({each.stage: each for each in ours} if chain else {})
+
+
+def made_by_others(
+    exp: Experiment, targets: Iterable[str], others: Iterable[tuple[Experiment, Live]]
+) -> dict[str, Submission]:
+    """Missing stages whose products, all of them, are about to be made by the jobs of another run."""
+    wanted = {stage.name: pipeline.products(exp, stage.name) for stage in pipeline.missing_stages(exp, targets)}
+    return {
+        name: live[name]
+        for other, live in others
+        for name, paths in wanted.items()
+        if paths and name in live and paths <= pipeline.products(other, name)
+    }
 
 
 def last_start(run_dir: Path) -> tuple[Experiment, tuple[str, ...], str]:

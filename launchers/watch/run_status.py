@@ -19,7 +19,7 @@ from launchers.watch.stage_states import Finding, State, of_local, of_submitted
 from refbert_dist.config import Experiment, load_experiment
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.pipeline import STAGES, missing_stages
-from refbert_dist.rundir import EXPERIMENT, started_in
+from refbert_dist.rundir import EXPERIMENT, is_table, started_in
 from refbert_dist.tracking.files import read_json_or_none
 
 BEGUN: tuple[State, ...] = ("running", "pending", "stopped", "failed", "cancelled", "lost")
@@ -133,6 +133,8 @@ def status(run_dir: Path) -> RunStatus:
 
 def experiment_of(run_dir: Path) -> Experiment:
     """The experiment of a run directory, wherever it lies now; :class:`UserError` for a folder that is none."""
+    if is_table(run_dir):
+        raise UserError(f"'{run_dir}' is the directory of a table; name one of its runs, in {run_dir}/cells")
     if not (run_dir / EXPERIMENT).exists():
         raise UserError(
             f"'{run_dir}' is not a run directory, because it has no {EXPERIMENT}; give the folder that run.dir names"

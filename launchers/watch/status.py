@@ -74,7 +74,7 @@ def _table(found: RunStatus, with_nodes: bool) -> Table:
             row.append(stage.submission.job_id if stage.submission else "")
             if with_nodes:
                 row.append(_nodes(stage))
-        table.add_row(*row, _time(stage), Text("  ".join(_how_far(stage, undone))))
+        table.add_row(*row, _time(stage), Text("  ".join(how_far(stage, undone))))
     return table
 
 
@@ -91,8 +91,8 @@ def _time(stage: StageStatus) -> str:
     return duration(max(times)) if times and stage.state != "done" else ""
 
 
-def _how_far(stage: StageStatus, undone: Container[str]) -> Iterator[str]:
-    """What matters most comes first, for the end is cut off where the terminal is narrow."""
+def how_far(stage: StageStatus, undone: Container[str]) -> Iterator[str]:
+    """How far a stage is; what matters most comes first, for the end is cut off where the terminal is narrow."""
     finding, progress = stage.finding, stage.progress
     if finding.state == "pending" and finding.job and not finding.message:
         yield in_words(finding.job.reason)

@@ -13,6 +13,8 @@ from plotly.offline import get_plotlyjs
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d")
 """Okabe and Ito's, which colour-blind people can tell apart; without the yellow, which white swallows."""
 PALE = "#b8bec6"
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "star", "hexagon", "cross", "triangle-down")
+"""Beside the colours, for names that are more than these."""
 GRID = "#e6e8eb"
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 SHADES = ((205, 216, 228), (8, 56, 107))
@@ -51,6 +53,19 @@ class Series:
     ringed: bool = False
     """Markers have a black outline."""
     dash: Literal["solid", "dot"] = "solid"
+
+
+@dataclass(frozen=True)
+class Spot:
+    """What was found of one name in one place: single values, their middle, and how far that may be off."""
+
+    place: str
+    name: str
+    points: Sequence[float]
+    middle: float
+    interval: tuple[float, float] | None = None
+    hover: str = ""
+    """A text for the middle; its lines are parted by newlines."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +158,70 @@ def parallel(caption: str, axes: Sequence[Axis], lines: Sequence[Series]) -> str
                 borderpad=1,
                 font={"size": 11},
             )
+    return _html(caption, figure)
+
+
+def spots(caption: str, found: Sequence[Spot], x: str, known: Sequence[str], level: float | None = None) -> str:
+    """One row for each place, from the top, and in it each name.
+
+    Names have the colours of their places among the ``known``; ``level`` is a vertical line.
+    """
+    places = list(dict.fromkeys(spot.place for spot in found))
+    names = [name for name in known if any(spot.name == name for spot in found)]
+    traces: list[dict[str, Any]] = []
+    for rank, name in enumerate(names):
+        mine = [spot for spot in found if spot.name == name]
+        heights = [places.index(spot.place) + 0.8 * ((rank + 0.5) / len(names) - 0.5) for spot in mine]
+        number = known.index(name)
+        look = {"color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
+        # A little below the middle, whose interval would cover them.
+        lower = [height + 0.25 / len(names) for height in heights]
+        single = [(value, height) for spot, height in zip(mine, lower, strict=True) for value in spot.points]
+        common = {"type": "scatter", "mode": "markers", "name": html.escape(name), "legendgroup": name}
+        traces.append(
+            {
+                **common,
+                "x": [value for value, _ in single],
+                "y": [height for _, height in single],
+                "marker": {**look, "size": 5, "opacity": 0.45},
+                "showlegend": False,
+                "hoverinfo": "x+name",
+            }
+        )
+        reach = [spot.interval or (spot.middle, spot.middle) for spot in mine]
+        traces.append(
+            {
+                **common,
+                "x": [spot.middle for spot in mine],
+                "y": heights,
+                "error_x": {
+                    "type": "data",
+                    "array": [high - spot.middle for spot, (_, high) in zip(mine, reach, strict=True)],
+                    "arrayminus": [spot.middle - low for spot, (low, _) in zip(mine, reach, strict=True)],
+                    "color": look["color"],
+                    "thickness": 1.6,
+                    "width": 3,
+                },
+                "marker": {**look, "size": 10},
+                "hovertext": [_lines(spot.hover) for spot in mine],
+                "hoverinfo": "text",
+            }
+        )
+    layout = _layout(x, "", 130 + len(places) * max(50, 17 * len(names))) | {"showlegend": len(names) > 1}
+    layout["legend"] |= {"y": 1.0, "yanchor": "bottom"}
+    layout["margin"] |= {"t": 50 + 22 * (1 + len(names) // 4)}
+    layout["yaxis"] |= {
+        "range": [len(places) - 0.5, -0.5],
+        "tickvals": list(range(len(places))),
+        "ticktext": [html.escape(place) for place in places],
+        "showgrid": False,
+        "ticks": "",
+    }
+    figure = go.Figure(traces, layout)
+    for between in range(1, len(places)):
+        figure.add_hline(between - 0.5, line={"width": 1, "color": GRID})
+    if level is not None:
+        figure.add_vline(level, line={"dash": "dash", "width": 1, "color": COLOURS[-1]})
     return _html(caption, figure)
 
 

@@ -10,10 +10,12 @@ from refbert_dist.report.charts import (
     MOST_POINTS,
     Axis,
     Series,
+    Spot,
     bars,
     chart,
     parallel,
     shade,
+    spots,
     thinned,
 )
 
@@ -62,6 +64,24 @@ def test_bars_keep_their_order_from_the_top() -> None:
     traces, layout, _ = drawn(bars("c", {"large": 0.9, "small": 0.1}, "share"))
     assert traces[0]["y"] == ["large", "small"] and traces[0]["x"] == [0.9, 0.1]
     assert layout["yaxis"]["autorange"] == "reversed"
+
+
+def test_spots_stand_in_rows_from_the_top_with_their_intervals() -> None:
+    found = [
+        Spot("MRPC", "b", [1.0, 3.0], 2.0, (0.5, 4.0), "two\nlines"),
+        Spot("CoLA", "b", [5.0], 5.0),
+        Spot("CoLA", "a", [6.0], 6.0),
+    ]
+    traces, layout, _ = drawn(spots("c", found, "points", ["a", "b", "none"], level=0.0))
+    single, middle = (trace for trace in traces if trace["name"] == "b")
+    assert single["x"] == [1.0, 3.0, 5.0] and middle["x"] == [2.0, 5.0]
+    assert middle["error_x"]["array"] == [2.0, 0.0] and middle["error_x"]["arrayminus"] == [1.5, 0.0]
+    assert middle["hovertext"][0] == "two<br>lines"
+    assert layout["yaxis"]["ticktext"] == ["MRPC", "CoLA"] and layout["yaxis"]["range"] == [1.5, -0.5]
+    assert [round(height) for height in middle["y"]] == [0, 1]
+    assert any(line.get("x0") == line.get("x1") == 0.0 for line in layout["shapes"])
+    alone, _, _ = drawn(spots("c", found[:1], "points", ["a", "b"]))
+    assert alone[1]["marker"]["color"] == middle["marker"]["color"]
 
 
 def test_parallel_coordinates_name_axes_and_their_ends() -> None:

@@ -1,0 +1,213 @@
+"""A table file: the experiment that all cells share, the tasks and seeds that it is repeated for, where the rows go."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from refbert_dist.config import Experiment, SystemName, parse_experiment, parse_model, read_yaml
+from refbert_dist.config.load import apply_overrides, merged, overrides_of, read_about_experiment
+from refbert_dist.config.section import Section
+from refbert_dist.config.systems import EXPORTED
+from refbert_dist.data.tasks import task_spec
+from refbert_dist.errors import UserError, did_you_mean
+from refbert_dist.rundir import TABLE
+
+DEFAULT = "default"
+"""In ``seeds``: of all systems that are not named there."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table: a task, and the students that have this seed."""
+
+    task: str
+    """Its name in the table."""
+    seed: int
+    """Of the students (``distill.seed``); everything else is drawn with the experiment's own."""
+    experiment: Experiment
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.task}-seed{self.seed}"
+
+    def seed_of(self, system: str) -> int:
+        """Of a student the cell's own; of anything else, which all cells share, the experiment's."""
+        return self.seed if system in get_args(SystemName) else self.experiment.seed
+
+
+class Table(Section):
+    """Everything a table needs; see ``configs/glue-small.yaml``."""
+
+    title: Annotated[str, Field(min_length=1)]
+    """Name by which the CSV file tells its rows from those of other tables; by default that of the table file."""
+    experiment: dict[str, Any]
+    """What all cells share: an experiment, or ``file`` (beside the table file) with what is to be changed in it. Its
+    ``systems`` are the students that are compared."""
+    data: str | None = None
+    """Folder that holds one for each task, by its GLUE name, as ``MRPC``; for tasks that have no ``task.path``."""
+    tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """Name -> what differs from the experiment, as ``{task.max_train: 12000}`` or in sections. ``task.name`` is the
+    name unless given."""
+    seeds: dict[str, tuple[int, ...]] = {DEFAULT: (0,)}  # noqa: RUF012 (pydantic copies defaults)
+    """Seeds of the students (``distill.seed``): a number of them, counted from 0, a list, or either for each system
+    with ``default`` for the others. Teachers, caches and students of the general stage have none of their own."""
+    csv: Path | None = None
+    """File to which the rows of finished cells are added, in the repository perhaps; ``null``: ``table.csv`` in the
+    run directory."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _in_sections(cls, tasks: Any) -> Any:
+        """A name such as ``task.path`` stands for ``path`` in the section ``task``; ``null`` for no changes."""
+        if not isinstance(tasks, dict):
+            return tasks
+        return {name: {} if given is None else _sections(given) for name, given in tasks.items()}
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _as_lists(cls, seeds: Any) -> Any:
+        if isinstance(seeds, dict):
+            return {name: _seeds(f"seeds.{name}", given) for name, given in seeds.items()}
+        return {DEFAULT: _seeds("seeds", seeds)}
+
+    @model_validator(mode="after")
+    def _cells_are_whole_and_different(self) -> Table:
+        for task, changes in self.tasks.items():
+            _check_task(task, changes)
+        systems = self.experiments[next(iter(self.tasks))].systems
+        for name in self.seeds:
+            if name not in (*systems, DEFAULT):
+                raise ValueError(
+                    f"seeds names '{name}', which is not among the table's systems ({', '.join(systems)})"
+                    f"{did_you_mean(name, systems)}; add it to systems, or take it away"
+                )
+        compared = {seed for system in systems if system in EXPORTED for seed in self.seeds_of(system)}
+        for system in systems:
+            if not self.seeds_of(system):
+                raise ValueError(f"seeds has none for {system}; add seeds.{system} or seeds.{DEFAULT}")
+            if alone := sorted({*self.seeds_of(system)} - compared):
+                raise ValueError(
+                    f"seeds has {alone[0]} for {system}, which none of {', '.join(EXPORTED)} has, so that it could be "
+                    "compared with nothing; add it there, or take it away"
+                )
+        same: dict[str, str] = {}
+        for task, exp in self.experiments.items():
+            other = same.setdefault(exp.model_dump_json(), task)
+            if other != task:
+                raise ValueError(f"tasks.{task} is the same as tasks.{other}; change something in it, or take it away")
+        return self
+
+    @cached_property
+    def experiments(self) -> dict[str, Experiment]:
+        """Of each task, with all systems, in the run directory of the table."""
+        return {task: self._experiment(task) for task in self.tasks}
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """All of them, in order: the first seed of every task makes what the others share."""
+        systems = next(iter(self.experiments.values())).systems
+        seeds = dict.fromkeys(seed for system in systems for seed in self.seeds_of(system))
+        return tuple(self._cell(task, seed) for seed in sorted(seeds) for task in self.tasks)
+
+    @property
+    def run_dir(self) -> Path:
+        """Of the table; its cells lie below."""
+        return next(iter(self.experiments.values())).run.dir
+
+    @property
+    def csv_path(self) -> Path:
+        """Of the CSV file."""
+        return self.csv or self.run_dir / "table.csv"
+
+    def seeds_of(self, system: str) -> tuple[int, ...]:
+        """Seeds with which a system is trained."""
+        return self.seeds.get(system, self.seeds.get(DEFAULT, ()))
+
+    def _experiment(self, task: str) -> Experiment:
+        changes = self.tasks[task]
+        given = merged(self.experiment, changes)
+        own = changes.get("task", {})
+        name = own.get("name", task)
+        path = own.get("path", None if self.data is None else f"{self.data}/{name}")
+        if path is None:
+            raise ValueError(f"tasks.{task} has no task.path; give it one, or data, the folder that holds all tasks")
+        given["task"] = {**(given.get("task") or {}), "name": name, "path": path}
+        try:
+            task_spec(str(name))
+            return parse_experiment(given)
+        except UserError as error:
+            raise ValueError(f"tasks.{task}: {error}") from None
+
+    def _cell(self, task: str, seed: int) -> Cell:
+        exp = self.experiments[task]
+        systems = [system for system in exp.systems if seed in self.seeds_of(system)]
+        # An experiment begins with one that can be exported.
+        systems.sort(key=lambda system: system not in EXPORTED)
+        folder = exp.run.dir / "cells" / f"{task}-seed{seed}"
+        changes = [f"systems={json.dumps(systems)}", f"distill.seed={seed}", f"run.dir={json.dumps(str(folder))}"]
+        return Cell(task, seed, parse_experiment(apply_overrides(exp.model_dump(mode="json"), changes)))
+
+
+def _sections(given: Any) -> Any:
+    if not isinstance(given, dict):
+        return given
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        *parents, leaf = str(name).split(".")
+        nested: dict[str, Any] = {leaf: value}
+        for parent in reversed(parents):
+            nested = {parent: nested}
+        found = merged(found, nested)
+    return found
+
+
+def _seeds(name: str, given: Any) -> tuple[int, ...]:
+    """A number of seeds, or a list of them, as a list."""
+    listed = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    whole = isinstance(listed, list | tuple) and all(type(seed) is int and seed >= 0 for seed in listed)
+    if not whole or not listed or len(set(listed)) < len(listed):
+        raise ValueError(f"{name} is {given!r}; give a number of seeds, 1 at least, or a list of different ones")
+    return tuple(listed)
+
+
+def _check_task(task: str, changes: Mapping[str, Any]) -> None:
+    if not re.fullmatch(r"[\w-]+", task):
+        raise ValueError(f"tasks names '{task}', which cannot name a folder; use letters, digits, '-' and '_'")
+    if not isinstance(changes.get("task", {}), dict):
+        raise ValueError(f"tasks.{task}.task is {changes['task']!r}, not a section; write its fields as task.field")
+    for field in ("run", "seed", "systems"):
+        if field in changes:
+            raise ValueError(f"tasks.{task} sets {field}, which all cells share; set it in experiment")
+    if isinstance(changes.get("distill"), dict) and "seed" in changes["distill"]:
+        raise ValueError(f"tasks.{task} sets distill.seed, which differs from cell to cell; set seeds")
+
+
+def is_table_file(path: Path) -> bool:
+    """Whether a YAML file is that of a table: an experiment has one task, a table has tasks."""
+    return "tasks" in read_yaml(path)
+
+
+def load_table(path: str | Path, overrides: Iterable[str] = ()) -> Table:
+    """Read a table file. Overrides are of the table where they name one of its fields, else of the experiment.
+
+    Raises :class:`UserError` as :func:`refbert_dist.config.load_experiment`.
+    """
+    data = read_about_experiment(path)
+    own, inner = overrides_of(Table, overrides)
+    given = {"title": Path(path).stem, **data, "experiment": apply_overrides(data["experiment"], inner)}
+    return parse_model(Table, apply_overrides(given, own))
+
+
+def stored_table(run_dir: Path) -> Table:
+    """The table of a run directory, wherever that lies now."""
+    data = apply_overrides(read_yaml(run_dir / TABLE), [f"experiment.run.dir={json.dumps(str(run_dir.resolve()))}"])
+    return parse_model(Table, data)

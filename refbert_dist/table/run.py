@@ -1,0 +1,110 @@
+"""What happens around the runs of a table's cells: checks before, rows after each, tables and page at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from refbert_dist import pipeline
+from refbert_dist.artifacts import hash_strings, make_folder, read_json, write_text
+from refbert_dist.cache.models import is_saved, task_teacher, training_record
+from refbert_dist.config import Experiment, load_experiment, to_yaml
+from refbert_dist.costs.budget import training_gflop
+from refbert_dist.data.tokens import parts, tokens_artifact
+from refbert_dist.errors import UserError
+from refbert_dist.rundir import EXPERIMENT, MAY_CHANGE, TABLE, require_same, take_on
+from refbert_dist.table.config import Cell, Table
+from refbert_dist.table.rows import Row, add_rows, own_rows, settings_key
+from refbert_dist.tracking.files import read_json_or_none
+from refbert_dist.tracking.provenance import FILE_NAME, write_provenance
+
+TARGETS = ("evaluate",)
+"""What a cell is run for: nothing is exported."""
+TEACHER = "teacher"
+COMMIT_DIGITS = 12
+
+
+def check(table: Table) -> None:
+    """Raise UserError for all that can be known to be wrong before a cell is run."""
+    run_dir = table.run_dir
+    if (run_dir / EXPERIMENT).exists():
+        raise UserError(f"run.dir '{run_dir}' holds a run or a search; choose another run.dir for the table")
+    for task, exp in table.experiments.items():
+        try:
+            pipeline.check(exp, TARGETS)
+        except UserError as error:
+            raise UserError(f"tasks.{task}: {error}") from None
+    for cell in table.cells:
+        path = cell.experiment.run.dir / EXPERIMENT
+        if path.exists():
+            may_change = (*MAY_CHANGE, "systems")
+            require_same("experiment", path.parent, load_experiment(path), cell.experiment, may_change)
+    own_rows(table)
+
+
+def begin(table: Table) -> None:
+    """Check a table and note it in its run directory; a cell that was begun takes on systems that are new."""
+    check(table)
+    make_folder(table.run_dir)
+    write_text(table.run_dir / TABLE, to_yaml(table))
+    write_provenance(table.run_dir)
+    for cell in table.cells:
+        take_on(cell.experiment)
+
+
+def is_done(cell: Cell) -> bool:
+    """Whether nothing of a cell is left to run."""
+    return not pipeline.missing_stages(cell.experiment, TARGETS)
+
+
+def collect(table: Table, cell: Cell) -> list[str]:
+    """Add the rows of a finished cell to the CSV file; returns a sentence for each that has another score there."""
+    pipeline.register(cell.experiment)
+    return add_rows(table.csv_path, rows_of(table, cell))
+
+
+def rows_of(table: Table, cell: Cell) -> list[Row]:
+    """The rows of a finished cell. What only the cache tells is empty where that is gone."""
+    exp = cell.experiment
+    tokens = [tokens_artifact(exp, part) for part in parts(exp)]
+    there = all(artifact.complete for artifact in tokens) and is_saved(task_teacher(exp))
+    common: dict[str, Any] = {
+        "title": table.title,
+        "task": cell.task,
+        "teacher": Path(exp.teacher.model).name,
+        "student": f"{exp.student.layers} x {exp.student.hidden}",
+        "corpus": Path(exp.corpus.path).name if exp.corpus else "",
+        "train": tokens_artifact(exp, "train").manifest()["samples"] if there else None,
+        "settings": settings_key(exp),
+        "data": _data(exp) if there else "",
+        "commit": _commit(exp.run.dir),
+    }
+    results: list[dict[str, Any]] = read_json(exp.run.dir / "results.json")
+    gflop = {system: _gflop(exp, system) if there else None for system in {result["system"] for result in results}}
+    rows = []
+    for result in results:
+        system = result["system"]
+        own: dict[str, Any] = {name: result[name] for name in ("system", "metric", "score", "n")}
+        own |= {name: result.get(name) for name in ("references", "params", "steps", "samples", "seconds")}
+        rows.append(Row(**common, **own, seed=cell.seed_of(system), gflop=gflop[system]))
+    return rows
+
+
+def _gflop(exp: Experiment, system: str) -> float | None:
+    if system not in (TEACHER, *exp.systems):
+        return None
+    return round(training_gflop(exp, next((name for name in exp.systems if name == system), None)), 1)
+
+
+def _data(exp: Experiment) -> str:
+    """Of the contents that the settings only name."""
+    sources = training_record(task_teacher(exp))["sources"]
+    contents = [tokens_artifact(exp, part).manifest()["fingerprint"] for part in parts(exp)]
+    return hash_strings([*contents, *(source["xxh3"] for source in sources)])[:16]
+
+
+def _commit(run_dir: Path) -> str:
+    """Of the code that the run was started with last."""
+    starts = read_json_or_none(run_dir / FILE_NAME) or [{}]
+    commit = starts[-1].get("commit") or ""
+    return commit[:COMMIT_DIGITS] + ("+" if commit and starts[-1].get("dirty") else "")

@@ -1,0 +1,168 @@
+"""``refbert run`` of a table: real cells on small data, stopped between two of them, continued, and extended."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tables import fabricate, table_file
+
+import launchers.table
+from launchers.execute import execute
+from refbert_dist.errors import RefusedError, StoppedError
+from refbert_dist.table.config import load_table
+from refbert_dist.table.rows import read_rows
+
+Refbert = Callable[..., tuple[int, str, str]]
+STEPS = {name: {"steps": 2, "batch_size": 12} for name in ("general", "intermediate", "prediction")}
+
+
+class Place:
+    """A table file, and what happened to its table so far."""
+
+    def __init__(self, root: Path, refbert: Refbert, monkeypatch: pytest.MonkeyPatch) -> None:
+        values = yaml.safe_load(table_file(root).read_text())
+        values["experiment"] |= {"distill": STEPS, "evaluate": {"latency_repeats": 0}}
+        values["experiment"]["corpus"]["max_documents"] = 4
+        self.file, self.run_dir, self.csv = root / "small.yaml", root / "run", root / "run" / "table.csv"
+        self.file.write_text(yaml.safe_dump(values))
+        self.ran: list[str] = []
+        self.fails: dict[str, Exception] = {}
+        self._refbert = refbert
+        monkeypatch.setattr(launchers.table, "execute", self._execute)
+
+    def _execute(self, exp: Any, targets: Any, where: Any) -> bool:
+        self.ran.append(exp.run.dir.name)
+        if error := self.fails.get(exp.run.dir.name):
+            raise error
+        return execute(exp, targets, where)
+
+    def run(self, *overrides: str) -> tuple[int, str, str]:
+        """Run the table in this process; ``ran`` are the cells that were begun."""
+        self.ran.clear()
+        return self._refbert("run", self.file, "--on", "in-process", *overrides)
+
+    def rows(self) -> list[tuple[str, int]]:
+        """System and seed of the rows, for the first metric."""
+        return [(row.system, row.seed) for row in read_rows(self.csv) if row.metric == "accuracy"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, refbert: Refbert, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    yield Place(tmp_path, refbert, monkeypatch)
+
+
+def test_a_table_goes_on_where_it_was_stopped_and_grows(place: Place, refbert: Refbert) -> None:
+    one = ("systems=[refbert]",)
+    place.fails["MRPC-seed1"] = StoppedError("stopped; run the same command again to continue")
+    code, _, err = place.run(*one)
+    assert code == 75 and err.splitlines()[-1].startswith("refbert: stopped"), err
+    first = place.run_dir / "cells" / "MRPC-seed0"
+    shared = [("teacher", 1), ("refbert", 0), ("knn", 1)]
+    assert sorted(place.rows()) == sorted(shared)
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
+    statuses = json.loads(refbert("status", place.run_dir, "--json")[1])
+    assert statuses["state"] == "to run"
+    assert [(cell["cell"], cell["state"]) for cell in statuses["cells"]] == [
+        *(("MRPC-seed0", "done"), ("MRPC-seed1", "to run"))
+    ]
+
+    place.fails.clear()
+    code, out, err = place.run(*one)
+    assert code == 0, err
+    assert place.ran == ["MRPC-seed1"]
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
+    stages = {path.stem for path in (place.run_dir / "cells" / "MRPC-seed1" / "stages").iterdir()}
+    assert stages == {"distill-task", "evaluate"}
+    assert "## Scores" in out and "2 of 2 cells are done" in out
+    assert place.rows()[len(shared) :] == [("refbert", 1)]
+
+    kept = place.csv.read_bytes()
+    code, again, _ = place.run(*one)
+    assert (code, again, place.ran, place.csv.read_bytes()) == (0, out, [], kept)
+
+    code, out, err = place.run("seeds={refbert: 3, default: 2}")
+    assert code == 0, err
+    assert place.ran == ["MRPC-seed0", "MRPC-seed1", "MRPC-seed2"]
+    assert place.csv.read_bytes().startswith(kept)
+    assert place.rows()[len(shared) + 1 :] == [("tinybert", 0), ("tinybert", 1), ("refbert", 2)]
+    trained = first / "models" / "prediction-refbert" / "model.safetensors"
+    assert trained.stat().st_mtime_ns == before[trained]
+    assert "RefBERT k=2 against TinyBERT" in out and "3 of 3 cells are done" in out
+    _rows_tell_the_budget(place)
+
+    code, out, _ = refbert("status", place.run_dir)
+    assert code == 0 and "done, 3 of 3 cells done" in out
+    (place.run_dir / "report.html").unlink()
+    assert refbert("report", place.run_dir) == (0, f"{place.run_dir / 'report.html'}\n", "")
+    assert (place.run_dir / "report.html").exists()
+
+
+def _rows_tell_the_budget(place: Place) -> None:
+    rows = {(row.system, row.seed): row for row in read_rows(place.csv)}
+    tinybert, refbert, teacher = rows["tinybert", 0], rows["refbert", 2], rows["teacher", 1]
+    assert (tinybert.steps, tinybert.samples) == (refbert.steps, refbert.samples) == (6, 72)
+    assert (teacher.steps, teacher.samples, teacher.train) == (4, 60, 60)
+    assert 0 < (tinybert.gflop or 0) < (refbert.gflop or 0)
+    assert len({row.settings for row in rows.values()}) == len({row.data for row in rows.values()}) == 1
+
+
+def test_a_cell_that_fails_leaves_the_other_tasks_to_be_run(place: Place) -> None:
+    tasks = "tasks={MRPC: {}, short: {task.name: MRPC, task.max_train: 20}}"
+    place.fails["MRPC-seed0"] = RefusedError("the teacher does not know the task")
+    place.fails["short-seed0"] = place.fails["short-seed1"] = RefusedError("something else")
+    code, out, err = place.run(tasks)
+    assert code == 1
+    assert place.ran == ["MRPC-seed0", "short-seed0"]
+    assert "MRPC-seed0 is not done: the teacher does not know the task; short-seed0 is not done" in err
+    assert "no cell is done" in out and "0 of 4 cells are done" in out
+
+
+def test_another_score_in_the_file_is_told_and_kept(tmp_path: Path, refbert: Refbert) -> None:
+    table = fabricate(table_file(tmp_path))
+    text = table.csv_path.read_text()
+    row = next(row for row in read_rows(table.csv_path) if row.system == "tinybert")
+    changed = text.replace(f",tinybert,0,{row.metric},{row.score},", f",tinybert,0,{row.metric},0.123,")
+    table.csv_path.write_text(changed)
+    code, out, err = refbert("run", tmp_path / "small.yaml")
+    assert code == 1 and "## Scores" in out
+    assert f"{row.metric} of tinybert on MRPC, seed 0: 0.123 stands there" in err and "remove such rows" in err
+    assert table.csv_path.read_text() == changed
+
+
+def test_a_dry_run_says_what_is_left_and_what_is_shared(place: Place, refbert: Refbert, tmp_path: Path) -> None:
+    tasks = {"tasks": {"MRPC": {}, "short": {"task.name": "MRPC", "task.max_train": 20}}}
+    given = ("--dry-run", f"tasks={json.dumps(tasks['tasks'])}", f"cache.dir={tmp_path / 'cache'}")
+    code, out, err = place.run(*given)
+    assert code == 0, err
+    assert place.ran == [] and not place.run_dir.exists() and not (tmp_path / "cache").exists()
+    words = " ".join(out[out.index("cells in") :].split())
+    assert "MRPC-seed0 refbert, tinybert prepare, retrieve, cache-general" in words
+    # Students of the general stage serve both tasks; the task's teacher serves all its seeds.
+    short = words[words.index("short-seed0") : words.index("MRPC-seed1")]
+    assert "finetune" in short and "general" not in short
+    assert words[words.index("MRPC-seed1") : words.index("short-seed1")].count("finetune") == 0
+    assert "title: small" in out
+
+
+def test_wrong_tables_stop_before_anything_is_written(place: Place) -> None:
+    code, _, err = place.run("tasks.MRPC.task.path=/no/such/folder")
+    assert code == 2 and "tasks.MRPC: task.path is '/no/such/folder'" in err
+    assert not place.run_dir.exists() and "Traceback" not in err
+
+
+def test_cells_of_other_settings_are_refused(tmp_path: Path, refbert: Refbert) -> None:
+    fabricate(table_file(tmp_path))
+    code, _, err = refbert("run", tmp_path / "small.yaml", "student.layers=1", "title=other")
+    assert code == 2 and "MRPC-seed0' holds another experiment: student.layers is 2 there and 1 here" in err
+
+
+def test_commands_for_one_run_name_those_of_a_table(tmp_path: Path, refbert: Refbert) -> None:
+    table = fabricate(table_file(tmp_path))
+    for command in ("logs", "resume", "sync"):
+        code, _, err = refbert(command, table.run_dir)
+        assert code == 2 and f"is the directory of a table; name one of its runs, in {table.run_dir}/cells" in err
+    code, out, _ = refbert("cancel", table.run_dir)
+    assert code == 0 and out.count("nothing to cancel") == len(load_table(tmp_path / "small.yaml").cells)
