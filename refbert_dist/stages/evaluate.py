@@ -87,6 +87,7 @@ def run(exp: Experiment) -> dict[str, Any]:
                     "size_ratio": round(parameters["teacher"] / parameters[name], 3) if parameters[name] else None,
                     **(timing.of(name) if timing and name != VOTE else dict.fromkeys(Timing.COLUMNS)),
                     "steps": budgets[name]["steps"],
+                    "kept": "best" if "best" in budgets[name] else "last",
                     "seconds": budgets[name]["seconds"],
                 }
                 for metric, score in found.items():
