@@ -45,6 +45,8 @@ def show_results(exp: Experiment, console: Console) -> None:
             f"{row['steps']:,}",
         )
     console.print(table)
+    if any(row.get("kept") == "best" for row in rows):
+        console.print("Students are kept at the step that scored best on dev, so their scores on dev were chosen.")
     if len(exp.trained_systems()) > 1:
         console.print("All students have the same steps, batches, rates and start; TinyBERT reads no references.")
 

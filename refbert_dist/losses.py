@@ -2,8 +2,8 @@
 
 Every function returns a sum over samples or tokens and states its denominator, so that the caller divides by the
 counts of the whole batch, over all processes: the loss is then the same however the batch is cut into micro-batches.
-``mask`` ``[B, S]`` is 1 (or True) for real tokens; what lies elsewhere has no influence, not even as NaN. Sixteen-bit
-inputs are computed in 32 bits.
+``mask`` ``[B, S]`` is 1 (or True) for real tokens; what lies elsewhere has no influence, not even as NaN, unless a
+function says so. Sixteen-bit inputs are computed in 32 bits.
 """
 
 from __future__ import annotations
@@ -40,6 +40,23 @@ def score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     pairs = valid[:, None, :, None] & valid[:, None, None, :]
     difference = (_wide(student) - _wide(teacher)).masked_fill(~pairs, 0.0)
     return difference.square().mean(dim=1).sum()
+
+
+MASKED_SCORE = -100.0
+"""Scores of this and below are taken for those of masked keys by TinyBERT's code."""
+
+
+def padded_score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of pre-softmax scores as TinyBERT's code has it; denominator: samples times squared padded length.
+
+    As :func:`score_mse`, but all queries count, those at padding, too. On both sides scores of keys at padding are 0,
+    and so is every score of -100 or below.
+    """
+
+    def kept(scores: Tensor) -> Tensor:
+        return scores.masked_fill(~mask.bool()[:, None, None, :] | (scores <= MASKED_SCORE), 0.0)
+
+    return (kept(_wide(student)) - kept(_wide(teacher))).square().mean(dim=1).sum()
 
 
 def relation_divergence(student: Triple, teacher: Triple, mask: Tensor, relation_heads: int) -> Tensor:
@@ -79,7 +96,7 @@ def _log_relation(states: Tensor, mask: Tensor, relation_heads: int) -> Tensor:
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """``-softmax(z_T / t) . log_softmax(z_S / t)`` of ``[B, C]``; denominator: samples (TinyBERT, equation 10).
 
-    As published: no factor ``t^2``.
+    As published: no factor ``t^2``. TinyBERT's code divides by samples times classes.
     """
     target = F.softmax(_wide(teacher_logits) / temperature, dim=-1)
     return -(target * F.log_softmax(_wide(student_logits) / temperature, dim=-1)).sum()

@@ -28,6 +28,11 @@ def check(exp: Experiment) -> None:
                 f"{name} is {length} but the teacher has {teacher.max_positions} positions; "
                 f"set {name}={teacher.max_positions} or less"
             )
+    if exp.teacher.head == "tinybert" and teacher.model_type != "bert":
+        raise UserError(
+            f"teacher.head is 'tinybert' but teacher.model '{exp.teacher.model}' is of type '{teacher.model_type}', "
+            "whose head is not BERT's; set teacher.head=bert"
+        )
     layer_map(exp.distill.layer_map, exp.student.layers, teacher.layers)
     for name, layer in (("key_layer", exp.references.key_layer), ("value_layer", value_layer(exp))):
         if layer > teacher.layers:

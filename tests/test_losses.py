@@ -12,6 +12,7 @@ from refbert_dist.losses import (
     cross_entropy,
     hidden_mse,
     mse_regression,
+    padded_score_mse,
     relation_divergence,
     score_mse,
     soft_cross_entropy,
@@ -58,6 +59,31 @@ def test_score_loss_is_tinybert_equation_7() -> None:
         per_head.append(np.mean(squares))
     found = score_mse(student, teacher, MASK) / sum(length**2 for length in LENGTHS)
     assert found.item() == pytest.approx(np.mean(per_head), abs=1e-6)
+
+
+def test_padded_losses_are_those_of_tinyberts_code() -> None:
+    """The code's own lines on whole, padded batches: MSELoss over everything, masked scores set to 0 before."""
+    student, teacher = 90 * draw(B, 3, S, S, seed=1), 90 * draw(B, 3, S, S, seed=2)
+    added = (1.0 - MASK.double())[:, None, None, :] * -10000.0
+    by_code = [np.where((x + added).numpy() <= -1e2, 0.0, (x + added).numpy()) for x in (student, teacher)]
+    real = MASK[:, None, None, :].expand(student.shape)
+    assert (student[real] <= -100).any(), "a real score may be taken for a masked one, too"
+    found = padded_score_mse(student, teacher, MASK) / (B * S * S)
+    assert found.item() == pytest.approx(((by_code[0] - by_code[1]) ** 2).mean(), rel=1e-9)
+
+    states = draw(B, S, 8, seed=3), draw(B, S, 8, seed=4)
+    found = hidden_mse(*states, torch.ones_like(MASK)) / (B * S)
+    assert found.item() == pytest.approx(((states[0] - states[1]).numpy() ** 2).mean(), rel=1e-9)
+
+
+def test_the_codes_prediction_loss_is_a_mean_over_classes_too() -> None:
+    student, teacher = draw(6, 4, seed=1).numpy(), draw(6, 4, seed=2).numpy()
+    products = [
+        -numpy_softmax(z_teacher) * np.log(numpy_softmax(z_student))
+        for z_student, z_teacher in zip(student, teacher, strict=True)
+    ]
+    found = soft_cross_entropy(torch.from_numpy(student), torch.from_numpy(teacher), 1.0) / (6 * 4)
+    assert found.item() == pytest.approx(np.array(products).mean(), abs=1e-9)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -124,6 +150,10 @@ def of_relations(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tenso
     return relation_divergence((split[0],) * 3, (split[1],) * 3, mask, 4)
 
 
+def of_padded_scores(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return padded_score_mse(student[:, None] @ student[:, None].mT, teacher[:, None] @ teacher[:, None].mT, mask)
+
+
 LOSSES = [of_hidden, of_scores, of_relations]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -166,7 +196,7 @@ def test_sum_over_micro_batches_is_the_sum_over_the_batch(loss: Loss) -> None:
     torch.testing.assert_close(sum(parts), loss(student, teacher, MASK), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [*LOSSES, of_padded_scores])
 def test_gradient_by_finite_differences(loss: Loss) -> None:
     student, teacher = draw(B, S, 8, seed=1).requires_grad_(), draw(B, S, 8, seed=2)
     assert torch.autograd.gradcheck(lambda x: loss(x, teacher, MASK), student)

@@ -20,11 +20,14 @@ TRAINING_VERSION = 1
 """Raised whenever the same settings would train another model."""
 TRAINING = "training.json"
 """In every model's folder: its budget, and for a shared one what it was made from."""
+PHASES = {"general", "intermediate", "prediction", "temperature", "prediction_mean", "keep", "evaluate_steps", "seed"}
+"""Settings of ``distill`` that shape other students than those of the general stage, or are in their keys otherwise."""
 
 
 def task_teacher(exp: Experiment) -> Path:
     """Folder of the fine-tuned teacher."""
-    return _folder(exp, "task-teacher", _training(exp, "train", exp.finetune))
+    head = {} if exp.teacher.head == "bert" else {"head": exp.teacher.head}
+    return _folder(exp, "task-teacher", _training(exp, "train", exp.finetune) | head)
 
 
 def general_student(exp: Experiment, system: SystemName) -> Path:
@@ -32,21 +35,21 @@ def general_student(exp: Experiment, system: SystemName) -> Path:
     # What was added later counts only where it is used: the keys of older students stay as they are.
     start = {} if exp.student.init == "random" else {"init": start_recipe(exp)}
     later = {"labels"} if exp.distill.weights.mlm else {"labels", "mlm"}
+    unused = PHASES | (set() if exp.distill.padding == "counted" else {"padding"})
     recipe = {
         **_training(exp, "corpus", exp.distill.general),
         "student": exp.student.model_dump(mode="json", exclude={"init"}) | start,
         "references": None,
         "distill": exp.distill.model_dump(
             mode="json",
-            exclude={
-                **dict.fromkeys(("general", "intermediate", "prediction", "temperature", "seed"), True),
-                "weights": later,
-            },
+            exclude={**dict.fromkeys(unused, True), "weights": later},
         ),
     }
     if exp.reference_count(system, "general"):
         # Of labels nothing is known in this stage, nor does it matter whether there is another that reads references.
-        recipe["references"] = exp.references.model_dump(mode="json", exclude={"stored_count", "stages", "label"})
+        unused = {"stored_count", "stages", "label"} | ({"normalize"} if exp.references.normalize else set())
+        unused |= {"gate", "gate_start"} if exp.references.gate == "none" else set()
+        recipe["references"] = exp.references.model_dump(mode="json", exclude=unused)
         if system != "refbert" and not SYSTEMS[system].needs_labels:
             recipe["system"] = system
     if "cache" in (exp.distill.targets, exp.references.states):
@@ -61,6 +64,7 @@ def _training(exp: Experiment, part: Part, optim: OptimConfig) -> dict[str, Any]
         "teacher": exp.teacher.model,
         "tokens": tokens_artifact(exp, part).path.name,
         "optim": optim.model_dump(mode="json", exclude=set() if optim.until < 1.0 else {"until"}),
+        **({} if exp.engine.optimizer == "adamw" else {"optimizer": exp.engine.optimizer}),
         "micro_batch_size": exp.engine.micro_batch_size,
         "gradient_clipping": exp.engine.gradient_clipping,
         "shuffle_window": exp.engine.shuffle_window,

@@ -1,6 +1,7 @@
 """The ground floor: what an experiment is, and how it is read."""
 
 from refbert_dist.config.benchmark import BenchmarkConfig, Way
+from refbert_dist.config.distill import DistillConfig, OptimConfig
 from refbert_dist.config.load import (
     first_difference,
     load_experiment,
@@ -11,10 +12,8 @@ from refbert_dist.config.load import (
 )
 from refbert_dist.config.schema import (
     CorpusConfig,
-    DistillConfig,
     EngineConfig,
     Experiment,
-    OptimConfig,
     ReferencesConfig,
     Stage,
     StudentConfig,

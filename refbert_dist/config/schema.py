@@ -6,21 +6,20 @@ login node. What can only be known from the teacher or the data is checked by :m
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from refbert_dist.config.benchmark import BenchmarkConfig
-from refbert_dist.config.section import Fraction, Rate
+from refbert_dist.config.distill import DistillConfig, OptimConfig
 from refbert_dist.config.section import NonNegative as NonNegative
 from refbert_dist.config.section import Positive as Positive
+from refbert_dist.config.section import Rate
 from refbert_dist.config.section import Section as Section
 from refbert_dist.config.systems import EXPORTED, SYSTEMS, SystemName
 from refbert_dist.config.task import TaskConfig
-from refbert_dist.config.weights import LossWeights
 
 Stage = Literal["general", "task"]
 
@@ -56,6 +55,9 @@ class CacheConfig(Section):
 class TeacherConfig(Section):
     model: str
     """Folder or hub name of a BERT-like encoder, or ``package:NAME[/FOLDER]`` for one shipped in a Python package."""
+    head: Literal["bert", "tinybert"] = "bert"
+    """What classifies the pooled output, in the fine-tuned teacher and in its students: a linear layer behind dropout,
+    or behind ReLU without dropout (TinyBERT's code; needs a teacher of type bert)."""
 
 
 class CorpusConfig(Section):
@@ -138,6 +140,13 @@ class ReferencesConfig(Section):
     label: Literal["none", "teacher", "gold"] = "none"
     """A further token for each reference of a task, with what is known of its label: the fine-tuned teacher's answer
     (probabilities, or its score), or the gold label."""
+    normalize: bool = True
+    """Normalise what a projection gives."""
+    gate: Literal["none", "bias", "token"] = "none"
+    """Learned bias on the scores of all references before the softmax: none, one for each head, or with ``token`` one
+    that also depends on the reference's token."""
+    gate_start: float = -6.0
+    """Where the bias begins; far below 0, training starts as if there were no references."""
 
     @model_validator(mode="after")
     def _counts_agree(self) -> ReferencesConfig:
@@ -160,75 +169,6 @@ class ReferencesConfig(Section):
         return self.stored_count or self.count
 
 
-class OptimConfig(Section):
-    epochs: Annotated[float, Field(gt=0.0)] | None = None
-    """Passes over the data; give this or ``steps``."""
-    steps: Positive | None = None
-    """Optimizer steps; give this or ``epochs``."""
-    until: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of the steps after which training ends, on a schedule made for all of them; with a larger share the same
-    run goes on from there."""
-    batch_size: Positive = 32
-    """Samples in one optimizer step over all processes."""
-    learning_rate: Rate = 5e-5
-    """Peak learning rate of AdamW."""
-    warmup_fraction: Fraction = 0.1
-    """Share of the steps in which the rate rises linearly from zero."""
-    schedule: Literal["linear", "constant"] = "linear"
-    """After the warm-up: fall linearly to zero, or stay."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    """AdamW weight decay; biases and normalisation weights are exempt."""
-
-    def steps_taken(self, samples: int) -> int:
-        """Of all steps those until which training goes, one at least."""
-        return max(1, round(self.until * self.total_steps(samples)))
-
-    def total_steps(self, samples: int) -> int:
-        """Optimizer steps over ``samples`` samples; the last batch of an epoch may be smaller."""
-        if self.steps is not None:
-            return self.steps
-        per_epoch = math.ceil(samples / min(self.batch_size, samples))
-        return max(1, round((self.epochs or 0.0) * per_epoch))
-
-    def with_changes(self, given: dict[str, Any]) -> dict[str, Any]:
-        """As for any section; a length given in one unit replaces a default in the other."""
-        changed = super().with_changes(given)
-        if {"epochs", "steps"} & given.keys():
-            changed |= {"epochs": given.get("epochs"), "steps": given.get("steps")}
-        return changed
-
-    @model_validator(mode="after")
-    def _one_length(self) -> OptimConfig:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}; give exactly one of the two")
-        return self
-
-
-class DistillConfig(Section):
-    targets: Literal["cache", "online"] = "cache"
-    """Read the teacher's states from the cache, or run the teacher beside the student."""
-    layer_map: Literal["uniform", "last"] | tuple[Positive, ...] = "uniform"
-    """Teacher layer for each student layer: evenly spread, the last ones, or an explicit list."""
-    attention: Literal["auto", "scores", "relations"] = "auto"
-    """Match pre-softmax scores head by head (equal head counts), or relations between queries, keys and values
-    (MiniLMv2, any head counts); ``auto`` takes scores where the head counts are equal."""
-    projection: Literal["shared", "per_layer"] = "shared"
-    """One student-to-teacher width map for all hidden losses (TinyBERT's code), or one per layer (its paper)."""
-    temperature: Rate = 1.0
-    """Temperature of the soft cross-entropy."""
-    weights: LossWeights = LossWeights()
-    """Weights of the loss terms."""
-    general: OptimConfig = OptimConfig(epochs=3, batch_size=256)
-    """Optimisation of the general stage (corpus, no labels)."""
-    intermediate: OptimConfig = OptimConfig(epochs=20, schedule="constant")
-    """Optimisation of the task stage's first phase (hidden states and attention)."""
-    prediction: OptimConfig = OptimConfig(epochs=3, learning_rate=3e-5)
-    """Optimisation of the task stage's second phase (logits)."""
-    seed: NonNegative | None = None
-    """Seed of the task stage's students, so that many of them share teacher, general students and caches; ``null``:
-    ``seed``."""
-
-
 class EngineConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage: what is spread over the processes. 0 nothing, 1 moments, 2 gradients too, 3 weights too."""
@@ -238,6 +178,9 @@ class EngineConfig(Section):
     """Samples in one forward and backward pass of a process; fixed, so that results do not depend on their number."""
     gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
     """Largest gradient norm; 0 does not clip."""
+    optimizer: Literal["adamw", "bert_adam"] = "adamw"
+    """AdamW, which corrects the bias of its moments and clips all gradients together; or BERT's Adam (TinyBERT's code),
+    which corrects nothing, clips each tensor for itself, and needs ``zero_stage: 0``."""
     shuffle_window: Positive | None = None
     """Samples that are shuffled among each other, so that a large cache is read in runs; ``null`` shuffles all."""
     prefetch_batches: NonNegative = 2
@@ -255,6 +198,15 @@ class EngineConfig(Section):
     faster."""
     profile: bool = False
     """Report where the time of training steps goes, and trace a few, into ``RUN_DIR/profile/``."""
+
+    @model_validator(mode="after")
+    def _optimizer_has_its_stage(self) -> EngineConfig:
+        if self.optimizer == "bert_adam" and self.zero_stage:
+            raise ValueError(
+                f"engine.optimizer is 'bert_adam' but engine.zero_stage is {self.zero_stage}, where no process holds "
+                "whole gradients; set engine.zero_stage=0 or engine.optimizer=adamw"
+            )
+        return self
 
 
 class LaunchConfig(Section):

@@ -38,6 +38,10 @@ class Lengths:
         shares[-1] += self.shares[longest + 1 :].sum()
         return Lengths(self.samples, shares)
 
+    def filled(self, length: int) -> Lengths:
+        """The same samples, all padded to ``length``."""
+        return Lengths(self.samples, np.eye(length + 1)[length])
+
     @cached_property
     def mean(self) -> float:
         """Tokens of a sample, on average."""

@@ -26,7 +26,7 @@ from refbert_dist.costs.lookup import bm25_cost, dense_cost
 from refbert_dist.costs.rates import Rates
 from refbert_dist.costs.work import Shape, Work, forward, losses, masked_language, reading, student_shape, teacher_shape
 from refbert_dist.data.tasks import task_spec
-from refbert_dist.data.tokens import SHARD_FACTOR, Part
+from refbert_dist.data.tokens import SHARD_FACTOR, Part, longest
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import teacher_info
 from refbert_dist.references.lookup import SHARD_QUERIES
@@ -231,6 +231,8 @@ class _Costs:
 
     def _encoder(self, optim: OptimConfig, scope: Scope, system: SystemName) -> StageCost:
         exp, lengths = self.exp, self.found[scope_part(scope)].lengths
+        if exp.distill.padding == "counted":
+            lengths = lengths.filled(longest(exp, scope_part(scope)))
         targets = _target_layers(exp, self.teacher)
         vocabulary = teacher_info(exp.teacher.model).vocab_size
 

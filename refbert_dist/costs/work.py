@@ -62,8 +62,12 @@ def student_shape(student: StudentConfig, info: TeacherInfo) -> Shape:
 def classifier_parameters(exp: Experiment, info: TeacherInfo, labels: int) -> int:
     """Weights of the finished student: encoder, what reads references, pooler and head."""
     shape, h = student_shape(exp.student, info), exp.student.hidden
-    maps = (1 if exp.references.tie_projections else 2) if exp.references.count else 0
-    return shape.parameters + maps * (info.hidden * h + 2 * h) + (h * h + h) + labels * (h + 1)
+    references, reads = exp.references, 0
+    if references.count:
+        maps = 1 if references.tie_projections else 2
+        gate = {"none": 0, "bias": exp.student.heads, "token": exp.student.heads + h}[references.gate]
+        reads = maps * (info.hidden * h + (2 * h if references.normalize else 0)) + gate
+    return shape.parameters + reads + (h * h + h) + labels * (h + 1)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,15 @@ def pad_tokens(ids: Sequence[np.ndarray], types: Sequence[np.ndarray], pad_id: i
     }
 
 
+def pad_batch(batch: dict[str, torch.Tensor], length: int, pad_id: int) -> dict[str, torch.Tensor]:
+    """A batch of :func:`token_batch`, further padded to ``[N, length]``."""
+    fills = {"input_ids": pad_id}
+    return {
+        name: torch.nn.functional.pad(tensor, (0, length - tensor.shape[1]), value=fills.get(name, 0))
+        for name, tensor in batch.items()
+    }
+
+
 def to_device(batch: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
     """Move every tensor of a batch."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -94,6 +94,11 @@ def tokens_artifact(exp: Experiment, part: Part) -> Artifact:
     return Artifact(exp.cache.dir / "tokens" / recipe_key("tokens", recipe))
 
 
+def longest(exp: Experiment, part: Part) -> int:
+    """Tokens that a sample of a part has at most."""
+    return _corpus(exp).max_length if part == "corpus" else _task(exp).max_length
+
+
 def build_tokens(
     exp: Experiment,
     part: Part,
@@ -166,7 +171,7 @@ def _finish(
             "documents": sum(record["documents"] for record in found),
             "dropped_short": sum(record["dropped_short"] for record in found),
             "broken_rows": sum(record.get("broken_rows", 0) for record in found),
-            "max_length": _corpus(exp).max_length if part == "corpus" else _task(exp).max_length,
+            "max_length": longest(exp, part),
             "max_tokens": len(lengths) - 1,
             "length_counts": lengths,
         },

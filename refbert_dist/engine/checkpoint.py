@@ -2,7 +2,8 @@
 
 ``model.safetensors`` (fp32 weights), ``optimizer.safetensors`` (fp32 moments by parameter name, and Adam's count of
 steps), ``state.json`` (version, step, samples, seconds, and how the steps were computed) and ``COMPLETE``, which is
-written last. The tensors do not depend on ZeRO stage, precision or number of processes.
+written last; of a job that keeps its best weights also ``best.safetensors``, once it has looked. The tensors do not
+depend on ZeRO stage, precision or number of processes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ COMPLETE = "COMPLETE"
 STATE = "state.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+BEST = "best.safetensors"
 VERSION = 1
 """Raised whenever an older release could not read a checkpoint, or would read it wrongly."""
 
@@ -47,6 +49,9 @@ class TrainState:
     """Of the steps, those that changed nothing because loss or gradient were not finite."""
     stalled: str = ""
     """What there is to say of a loss that has not moved; known to the first process."""
+    best_step: int = 0
+    """Step whose weights scored best where that is looked at; 0 before the first look."""
+    best_score: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,13 @@ class Stretch:
 
 
 def write_checkpoint(
-    folder: Path, state: TrainState, stretches: tuple[Stretch, ...], weights: Tensors, optimizer: Tensors, keep: int
+    folder: Path,
+    state: TrainState,
+    stretches: tuple[Stretch, ...],
+    weights: Tensors,
+    optimizer: Tensors,
+    keep: int,
+    best: Tensors | None = None,
 ) -> None:
     """Write ``folder/step-N`` atomically; remove all but the newest ``keep`` complete ones and what kills have left."""
     final = folder / f"step-{state.step}"
@@ -69,7 +80,7 @@ def write_checkpoint(
     with explain_disk_errors(folder):
         temporary.mkdir(parents=True)
         try:
-            for name, tensors in ((MODEL, weights), (OPTIMIZER, optimizer)):
+            for name, tensors in ((MODEL, weights), (OPTIMIZER, optimizer), *([(BEST, best)] if best else [])):
                 save_file(tensors, temporary / name)
                 fsync_path(temporary / name)
             how = [asdict(stretch) for stretch in stretches]
@@ -98,6 +109,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
             read_json(path / STATE)
             read_header(path / MODEL)
             read_header(path / OPTIMIZER)
+            if (path / BEST).exists():
+                read_header(path / BEST)
         except (OSError, ValueError) as error:
             log.warning("checkpoint %s is damaged and not used: %s", path, error)
         else:

@@ -87,7 +87,7 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
 
 
 def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineConfig, passes: int) -> Any:
-    """Wrap a module for training: AdamW, ZeRO, precision, gradient accumulation over ``passes``, clipping.
+    """Wrap a module for training: optimizer, ZeRO, precision, gradient accumulation over ``passes``, clipping.
 
     A step whose gradient is not finite in any process is skipped by all (:func:`was_skipped`). DeepSpeed averages
     gradients over passes and processes; callers that want sums multiply by both. Raises UserError where the device
@@ -95,6 +95,7 @@ def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineC
     """
     import deepspeed
 
+    from refbert_dist.engine.bert_adam import BertAdam
     from refbert_dist.engine.guarded_adamw import GuardedAdamW
 
     if config.precision == "bf16" and not has_bf16():
@@ -111,8 +112,9 @@ def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineC
     torch.nn.functional.linear = LINEAR  # or the result would depend on what this process has trained before
     groups, rate, clipping = parameter_groups(module, optim.weight_decay), optim.learning_rate, config.gradient_clipping
     # DeepSpeed clips, and leaves out steps whose gradient is not finite, where it spreads something over the processes.
+    at_stage_0 = BertAdam if config.optimizer == "bert_adam" else GuardedAdamW
     optimizer = (
-        torch.optim.AdamW(groups, lr=rate, fused=True) if config.zero_stage else GuardedAdamW(groups, rate, clipping)
+        torch.optim.AdamW(groups, lr=rate, fused=True) if config.zero_stage else at_stage_0(groups, rate, clipping)
     )
     engine, *_ = deepspeed.initialize(
         model=module,

@@ -67,6 +67,16 @@ class Objective(Protocol):
         """For each loss term, what its sum over a whole global batch is divided by."""
 
 
+class Choice(Protocol):
+    """Chooses among the weights that a job passes through: those that score best are left, the first of equals."""
+
+    steps: int
+    """Between two looks; the last step has one, too."""
+
+    def score(self, engine: Any) -> float:
+        """Of the engine's weights as they are: the same on every process, whatever their number. A collective."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Name, budget and place of one training job."""
@@ -100,13 +110,16 @@ def seed_micro_batch(seed: int, step: int, index: int) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def train(objective: Objective, job: Job, exp: Experiment, world: World) -> TrainState:
-    """Train ``objective.module`` in place for the job's budget, continuing from its newest complete checkpoint."""
+def train(objective: Objective, job: Job, exp: Experiment, world: World, choice: Choice | None = None) -> TrainState:
+    """Train ``objective.module`` in place for the job's budget, continuing from its newest complete checkpoint.
+
+    It is left with the last weights, or with those of the ``choice``.
+    """
     with explain_out_of_memory(f"training {job.name}", training_advice(exp)):
-        return _train(objective, job, exp, world)
+        return _train(objective, job, exp, world, choice)
 
 
-def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> TrainState:
+def _train(objective: Objective, job: Job, exp: Experiment, world: World, choice: Choice | None) -> TrainState:
     config = exp.engine
     if len(objective.lengths) < world.size:
         raise UserError(
@@ -196,6 +209,9 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
                 state, step=step + 1, samples=state.samples + len(batch.samples), seconds=time.monotonic() - started
             )
             progress.update(state.step)
+            if choice and (state.step % choice.steps == 0 or state.step == last):
+                heartbeat.beat()
+                state = _chosen(choice, engine, saver, state)
 
             saver.check()
             stopping = stop.reached(state.step, time.monotonic() - began)
@@ -222,7 +238,18 @@ def _train(objective: Objective, job: Job, exp: Experiment, world: World) -> Tra
             if profile:
                 log.info("%s", profile.report(timer, config.precision))
     release(engine)
+    if choice:
+        saver.restore_best(objective.module)
     return state
+
+
+def _chosen(choice: Choice, engine: Any, saver: Saver, state: TrainState) -> TrainState:
+    """Keep the weights as they are if none before scored as well. A collective."""
+    score = choice.score(engine)
+    if state.best_step and not score > state.best_score:
+        return state
+    saver.keep_best(engine)
+    return replace(state, best_step=state.step, best_score=score)
 
 
 def _report(found: Skips, job: Job, state: TrainState, limit: int) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from refbert_dist.config import EngineConfig
 from refbert_dist.engine.checkpoint import (
+    BEST,
     MODEL,
     OPTIMIZER,
     Stretch,
@@ -45,6 +46,7 @@ class Saver:
         self._stretches: tuple[Stretch, ...] = ()
         self._weights = _HostCopy()
         self._optimizer = _HostCopy()
+        self._best = _HostCopy()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -58,6 +60,8 @@ class Saver:
             read_state(self._from)
             check_fits(self._from, module.state_dict(), optimizer_shapes(module))
             module.load_state_dict(load_file(self._from / MODEL))
+            if self._world.rank == 0 and (self._from / BEST).exists():
+                self._best.tensors = load_file(self._from / BEST)
 
     def restore(self, engine: Any) -> TrainState:
         """Give the engine the optimizer's state of the same checkpoint; returns how far the job is."""
@@ -87,7 +91,23 @@ class Saver:
                 self._weights.tensors,
                 self._optimizer.tensors,
                 keep,
+                self._best.tensors,
             )
+
+    def keep_best(self, engine: Any) -> None:
+        """Keep the weights as they are, from the next checkpoint on also on disk. A collective.
+
+        Waits first for the checkpoint that is being written, whose best weights are others.
+        """
+        self.wait()
+        gather_weights(engine, self._best.put)
+
+    def restore_best(self, module: torch.nn.Module) -> None:
+        """Give every process's module, which is whole, the weights that were kept. A collective."""
+        for name, tensor in module.state_dict().items():
+            if self._world.rank == 0:
+                tensor.copy_(self._best.tensors[name])
+            torch.distributed.broadcast(tensor, src=0)
 
     def check(self) -> None:
         """Raise, without waiting, what has befallen the checkpoint that was being written."""

@@ -84,6 +84,8 @@ def _scores(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             f"| {SYSTEM_LABELS[name].format(**first)} | {found} | {first['params']:,} | {smaller} | {faster} |"
         )
+    if any(row.get("kept") == "best" for row in rows):
+        lines += ["", "Students are kept at the step that scored best on dev, so their scores on dev were chosen."]
     timed = next((row for row in rows if row["latency_ratio"] is not None), None)
     if timed:
         lines += [

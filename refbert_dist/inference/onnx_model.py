@@ -51,7 +51,9 @@ def exported_program(folder: Path) -> torch.export.ExportedProgram:
     """A saved model as torch's own graph: takes :data:`TOKENS` and, if it reads any, :data:`REFERENCES`."""
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, attn_implementation="sdpa", trust_remote_code=False
-    ).eval()
+    )
+    # With gradients, attention whose mask is learned (a gate) would be laid out otherwise than when it was traced.
+    model.eval().requires_grad_(False)
     # Sizes of one would be taken for constants.
     batch, length, count, tokens = 2, 6, 2, 4
     inputs: tuple[Tensor, ...] = tuple(torch.ones(batch, length, dtype=torch.int64) for _ in TOKENS)

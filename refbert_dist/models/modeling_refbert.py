@@ -10,12 +10,13 @@ references of a sample, ``R`` tokens of a reference, ``h`` heads.
 # mypy: allow-subclassing-any, allow-untyped-decorators
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from transformers import BertConfig
+from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -33,6 +34,10 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+GATE_SCALE = 50.0
+"""How often a gate's weights count in a score. Adam moves every weight by about the learning rate a step, which suits
+weights that begin at 0.02: at 5e-5, a bias that counts once would need 20,000 steps to change by 1."""
+
 
 class RefBertConfig(BertConfig):
     """Shape of a RefBERT student: BERT's fields, and what its first layer reads.
@@ -42,7 +47,9 @@ class RefBertConfig(BertConfig):
     of a reference that are read. ``reference_key_layer`` and ``reference_value_layer`` name the teacher layers whose
     states feed keys and values (0: embedding output, -1: last layer). ``reference_label`` says whether each reference
     begins with a token that tells its label, ``teacher``'s answer or the ``gold`` one, or not (``none``).
-    ``tie_reference_projections`` uses one projection for both.
+    ``tie_reference_projections`` uses one projection for both, ``reference_normalize=False`` does not normalise after
+    it. ``reference_gate``, from ``reference_gate_start`` on, is a learned bias on scores of references, with ``token``
+    one that depends on their tokens. ``classifier_head="tinybert"`` reads ReLU(pooled output), without dropout.
     """
 
     model_type = "refbert"
@@ -54,20 +61,47 @@ class RefBertConfig(BertConfig):
     reference_value_layer: int = -1
     reference_label: str = "none"
     tie_reference_projections: bool = False
+    reference_normalize: bool = True
+    reference_gate: Literal["none", "bias", "token"] = "none"
+    reference_gate_start: float = -6.0
+    classifier_head: Literal["bert", "tinybert"] = "bert"
 
 
 class RefBertReferenceProjection(nn.Module):
-    """Teacher states to student width: ``LN(R P)``."""
+    """Teacher states to student width: ``LN(R P)``, or ``R P``."""
 
     def __init__(self, config: RefBertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.reference_size, config.hidden_size, bias=False)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        normalize = config.reference_normalize
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if normalize else None
 
     def forward(self, states: Tensor) -> Tensor:
         """Map ``[..., T]`` of any float type to ``[..., H]``."""
-        projected: Tensor = self.LayerNorm(self.dense(states.to(self.dense.weight.dtype)))
-        return projected
+        projected: Tensor = self.dense(states.to(self.dense.weight.dtype))
+        return projected if self.LayerNorm is None else self.LayerNorm(projected)
+
+
+class RefBertReferenceGate(nn.Module):
+    """What is added to the scores of references before the softmax: how far each head is open to them.
+
+    ``bias`` is the head's. ``weight``, with ``reference_gate="token"``, asks every token's key as a query does, and so
+    lets tokens in or keeps them out, whoever reads. Both are vectors, which weight decay leaves alone.
+    """
+
+    def __init__(self, config: RefBertConfig) -> None:
+        super().__init__()
+        self.start: float = config.reference_gate_start / GATE_SCALE
+        self.bias = nn.Parameter(torch.empty(config.num_attention_heads))
+        self.weight = nn.Parameter(torch.empty(config.hidden_size)) if config.reference_gate == "token" else None
+
+    def forward(self, keys: Tensor, scaling: float) -> Tensor:
+        """Keys of references ``[B, h, N, H / h]`` -> what is added to their scores ``[B or 1, h, 1, N or 1]``."""
+        bias = self.bias[None, :, None, None]
+        if self.weight is not None:
+            asked = self.weight.view(keys.shape[1], 1, -1)
+            bias = bias + scaling * (keys * asked).sum(dim=-1)[:, :, None, :]
+        return GATE_SCALE * bias
 
 
 class RefBertSelfAttention(BertSelfAttention):
@@ -78,6 +112,7 @@ class RefBertSelfAttention(BertSelfAttention):
         self.reference_key = RefBertReferenceProjection(config)
         # A tied projection is one module, not two names for the same tensor, which safetensors would refuse.
         self.reference_value = None if config.tie_reference_projections else RefBertReferenceProjection(config)
+        self.reference_gate = None if config.reference_gate == "none" else RefBertReferenceGate(config)
 
     def project_references(self, reference_keys: Tensor, reference_values: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher states ``[..., T]`` -> this layer's keys and values ``[..., H]``, heads side by side."""
@@ -115,6 +150,8 @@ class RefBertSelfAttention(BertSelfAttention):
         value = self._split_heads(torch.cat([value, reference_values.flatten(1, 2)], dim=1))
         if reference_mask is None:
             reference_mask = query.new_ones(reference_keys.shape[:3])
+        gate = self.reference_gate
+        added = None if gate is None else gate(key[:, :, hidden_states.shape[1] :], self.scaling)
         kwargs.pop("past_key_values", None)
         attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -124,7 +161,7 @@ class RefBertSelfAttention(BertSelfAttention):
             query,
             key,
             value,
-            _widen_mask(attention_mask, reference_mask, query),
+            _widen_mask(attention_mask, reference_mask, query, added),
             dropout=self.dropout.p if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
@@ -132,9 +169,10 @@ class RefBertSelfAttention(BertSelfAttention):
         return context.reshape(hidden_states.shape).contiguous(), weights
 
 
-def _widen_mask(attention_mask: Tensor | None, reference_mask: Tensor, query: Tensor) -> Tensor:
+def _widen_mask(attention_mask: Tensor | None, reference_mask: Tensor, query: Tensor, gate: Tensor | None) -> Tensor:
     """Additive mask ``[B, 1, S or 1, S + K*R]`` from the tokens' mask (boolean or additive) and ``[B, K, R]``.
 
+    ``gate`` ``[B or 1, h, 1, K*R or 1]`` is added where a reference has tokens; then there is a mask for each head.
     Additive for every attention function: eager needs it, and with boolean masks a row without any token would be NaN.
     """
     lowest = torch.finfo(query.dtype).min
@@ -148,8 +186,12 @@ def _widen_mask(attention_mask: Tensor | None, reference_mask: Tensor, query: Te
         tokens = attention_mask.clamp(min=lowest).to(query.dtype)
     tokens = tokens.expand(batch, -1, -1, -1)
     allowed = reference_mask.bool().flatten(1)[:, None, None, :]
-    references = torch.zeros_like(allowed, dtype=query.dtype).masked_fill(~allowed, lowest)
-    return torch.cat([tokens, references.expand(-1, tokens.shape[1], tokens.shape[2], -1)], dim=-1)
+    added = torch.zeros_like(allowed, dtype=query.dtype)
+    if gate is not None:
+        added = added + gate.to(query.dtype)
+    references = added.masked_fill(~allowed, lowest)
+    heads, queries = max(tokens.shape[1], references.shape[1]), tokens.shape[2]
+    return torch.cat([part.expand(-1, heads, queries, -1) for part in (tokens, references)], dim=-1)
 
 
 class RefBertEncoder(BertEncoder):
@@ -180,6 +222,14 @@ class RefBertPreTrainedModel(BertPreTrainedModel):
     _supports_flex_attn = False
     _can_record_outputs: ClassVar = {"hidden_states": BertLayer, "attentions": BertSelfAttention}
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RefBertReferenceGate):
+            init.constant_(module.bias, module.start)
+            if module.weight is not None:
+                init.zeros_(module.weight)
+
     def project_references(self, reference_keys: Tensor, reference_values: Tensor) -> tuple[Tensor, Tensor]:
         """Turn teacher states ``[..., T]`` into the first layer's keys and values ``[..., H]``, once, for a bank.
 
@@ -192,7 +242,7 @@ class RefBertPreTrainedModel(BertPreTrainedModel):
 
 
 class RefBertModel(RefBertPreTrainedModel):
-    """The encoder. Parameter names are BERT's, plus ``encoder.layer.0.attention.self.reference_{key,value}``."""
+    """The encoder. Parameter names are BERT's, plus ``encoder.layer.0.attention.self.reference_{key,value,gate}``."""
 
     _no_split_modules: ClassVar = ["BertEmbeddings", "BertLayer"]
 
@@ -287,7 +337,7 @@ class RefBertForSequenceClassification(RefBertPreTrainedModel):
         self.num_labels: int = config.num_labels
         self.bert = RefBertModel(config)
         dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.ReLU() if config.classifier_head == "tinybert" else nn.Dropout(dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 

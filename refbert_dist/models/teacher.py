@@ -13,6 +13,9 @@ from refbert_dist.errors import UserError
 from refbert_dist.models.locate import TeacherInfo, resolve_model
 from refbert_dist.models.parts import EXACT
 
+HEAD = "classifier_head"
+"""Field of a model's configuration; students have it, too. Other readers of a fine-tuned teacher do not know it."""
+
 
 class Teacher(nn.Module):
     """An encoder, or a sequence classifier whose encoder is ``encoder``. Shapes: T is the teacher's width."""
@@ -22,6 +25,9 @@ class Teacher(nn.Module):
         self.model: Any = model
         config: Any = model.config
         self.has_classifier = self.encoder is not model
+        if self.has_classifier and getattr(config, HEAD, "bert") == "tinybert":
+            # BERT's classifier reads the pooled output through this place.
+            self.model.dropout = nn.ReLU()
         self.hidden_size: int = config.hidden_size
         self.samples = 0
         """Inputs that have been through its layers in this process, whatever for."""
@@ -32,11 +38,14 @@ class Teacher(nn.Module):
         self._takes_token_types = getattr(config, "type_vocab_size", 0) > 1
 
     @classmethod
-    def load(cls, spec: str, num_labels: int | None = None, problem_type: str | None = None) -> Teacher:
+    def load(
+        cls, spec: str, num_labels: int | None = None, problem_type: str | None = None, head: str | None = None
+    ) -> Teacher:
         """Load ``teacher.model`` in fp32 and evaluation mode, with a classifier of ``num_labels`` outputs if given.
 
-        A head that the checkpoint lacks, or has with another number of labels, is new. Raises UserError when the
-        model cannot be loaded or weights of its encoder are missing.
+        A head that the checkpoint lacks, or has with another number of labels, is new. ``head`` is ``teacher.head``; by
+        default it is the one that the checkpoint was fine-tuned with. Raises UserError when the model cannot be loaded
+        or weights of its encoder are missing.
         """
         path = resolve_model(spec)
         # The dtype is stated because transformers would otherwise keep a checkpoint's half precision.
@@ -62,6 +71,8 @@ class Teacher(nn.Module):
                 f"teacher.model is '{spec}' but its checkpoint lacks {len(lacking)} encoder weights, '{lacking[0]}' "
                 "the first; give a checkpoint that fits its config.json"
             )
+        if head and head != getattr(model.config, HEAD, "bert"):
+            setattr(model.config, HEAD, head)
         return cls(model).eval()
 
     @property

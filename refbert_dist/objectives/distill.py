@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from refbert_dist.cache.states import TeacherStates
 from refbert_dist.config import DistillConfig
-from refbert_dist.data.batching import pad_rows, to_device, token_batch
+from refbert_dist.data.batching import pad_batch, pad_rows, to_device, token_batch
 from refbert_dist.data.tokens import TokenSet
 from refbert_dist.errors import UserError
 from refbert_dist.losses import (
     cross_entropy,
     hidden_mse,
     mse_regression,
+    padded_score_mse,
     relation_divergence,
     score_mse,
     soft_cross_entropy,
@@ -54,6 +55,12 @@ class LayerPlan:
                 f"{teacher.num_heads} heads; set distill.attention=relations or student.heads={teacher.num_heads}"
             )
         scores = config.attention == "scores" or (config.attention == "auto" and same_heads)
+        if config.padding == "counted" and config.weights.attention and not scores:
+            raise UserError(
+                f"distill.padding is 'counted', which compares attention by scores, but student.heads is "
+                f"{student.num_attention_heads} and the teacher has {teacher.num_heads} heads; set "
+                f"student.heads={teacher.num_heads} or distill.padding=ignored"
+            )
         common = math.gcd(student.hidden_size, teacher.hidden_size)
         return cls(
             layer_map(config.layer_map, student.num_hidden_layers, teacher.num_layers),
@@ -74,6 +81,7 @@ class EncoderModule(nn.Module):
         super().__init__()
         self.student = student
         self.plan = plan
+        self.padding_counts = config.padding == "counted"
         self.active = {name for name, weight in config.weights if weight} - {"prediction", "labels"}
         maps = 1 if config.projection == "shared" else len(plan.mapped) + 1
         if not self.active & {"embedding", "hidden"}:
@@ -96,16 +104,17 @@ class EncoderModule(nn.Module):
         """``targets``: teacher layer -> states ``[B, S, T]``."""
         (teacher,) = self._frozen
         mask = inputs["attention_mask"]
+        compared = torch.ones_like(mask) if self.padding_counts else mask
         with torch.no_grad():
             targets = {0: teacher.embed(inputs["input_ids"], inputs["token_type_ids"]), **targets}
         references = encoded_by(self.student, references)
         hidden = self.student(**inputs, **references, output_hidden_states=True).hidden_states
         terms: Terms = {}
         if "embedding" in self.active:
-            terms["embedding"] = hidden_mse(self.project(0, hidden[0]), targets[0], mask)
+            terms["embedding"] = hidden_mse(self.project(0, hidden[0]), targets[0], compared)
         if "hidden" in self.active:
             losses = [
-                hidden_mse(self.project(level, hidden[level]), targets[layer], mask)
+                hidden_mse(self.project(level, hidden[level]), targets[layer], compared)
                 for level, layer in enumerate(self.plan.mapped, start=1)
             ]
             terms["hidden"] = torch.stack(losses).sum()
@@ -125,7 +134,8 @@ class EncoderModule(nn.Module):
         if self.plan.attention == "scores":
             with torch.no_grad():
                 wanted = attention_scores(teacher.encoder, layer, target_below)
-            return score_mse(attention_scores(self.student, level, below), wanted, mask)
+            compare = padded_score_mse if self.padding_counts else score_mse
+            return compare(attention_scores(self.student, level, below), wanted, mask)
         with torch.no_grad():
             parts = queries_keys_values(teacher.encoder, layer, target_below)
         own = queries_keys_values(self.student, level, below)
@@ -135,7 +145,8 @@ class EncoderModule(nn.Module):
 class EncoderObjective:
     """General stage, and first phase of the task stage: the student's states against the teacher's.
 
-    ``mask_token_id`` belongs to the general stage, where the student also learns to guess masked tokens.
+    ``mask_token_id`` belongs to the general stage, where the student also learns to guess masked tokens. Where padding
+    counts, samples are padded to ``length`` and the teacher runs here: what is stored has no padding.
     """
 
     def __init__(
@@ -147,7 +158,11 @@ class EncoderObjective:
         references: Source | None,
         config: DistillConfig,
         mask_token_id: int | None = None,
+        *,
+        length: int | None = None,
     ) -> None:
+        if config.padding == "counted" and length is None:
+            raise ValueError("padding counts, so the length that all samples are padded to must be given")
         self.plan = LayerPlan.make(config, student.config, teacher)
         self.module = EncoderModule(student, teacher, self.plan, config, mask_token_id)
         self.config = config
@@ -157,17 +172,28 @@ class EncoderObjective:
         self.states = states
         self.references = references
         self.pad_id = teacher.pad_token_id
+        self.teacher = teacher
+        self.length = length if config.padding == "counted" else None
         self.target_layers = _target_layers(self.plan.mapped, self.module.active)
 
     def batch(self, samples: np.ndarray, device: torch.device) -> dict[str, Any]:
         """Inputs, targets of the mapped layers, references."""
-        found = self.states.layers(samples, self.target_layers) if self.target_layers else {}
-        targets = {layer: torch.from_numpy(pad_rows(rows)).to(device) for layer, rows in found.items()}
+        inputs = to_device(token_batch(self.tokens, samples, self.pad_id), device)
+        if self.length:
+            inputs = pad_batch(inputs, self.length, self.pad_id)
         return {
-            "inputs": to_device(token_batch(self.tokens, samples, self.pad_id), device),
-            "targets": targets,
+            "inputs": inputs,
+            "targets": self._targets(samples, inputs, device) if self.target_layers else {},
             "references": self.references.of(samples) if self.references else {},
         }
+
+    def _targets(self, samples: np.ndarray, inputs: dict[str, Tensor], device: torch.device) -> dict[int, Tensor]:
+        if self.length:
+            with torch.no_grad():
+                states = self.teacher(**inputs, layers=self.target_layers)
+            return dict(zip(self.target_layers, states, strict=True))
+        found = self.states.layers(samples, self.target_layers)
+        return {layer: torch.from_numpy(pad_rows(rows)).to(device) for layer, rows in found.items()}
 
     def weights_at(self, fraction: float) -> dict[str, float]:
         """Weights of the terms when ``fraction`` (0 to 1) of the steps are done."""
@@ -176,8 +202,9 @@ class EncoderObjective:
     def denominators(self, samples: np.ndarray) -> dict[str, float]:
         """Means over tokens; over (query, key) pairs for attention scores; over what is masked."""
         lengths = self.lengths[samples].astype(np.int64)
-        tokens = float(lengths.sum())
-        pairs = float((lengths**2).sum()) if self.plan.attention == "scores" else tokens
+        compared = np.full_like(lengths, self.length) if self.length else lengths
+        tokens = float(compared.sum())
+        pairs = float((compared**2).sum()) if self.plan.attention == "scores" else tokens
         masked = float(masked_count(lengths).sum())
         return {"embedding": tokens, "hidden": tokens, "attention": pairs, "mlm": masked}
 
@@ -192,7 +219,7 @@ def _target_layers(mapped: Sequence[int], active: set[str]) -> tuple[int, ...]:
 
 
 class PredictionModule(nn.Module):
-    """A student with a head; forward returns the summed prediction loss."""
+    """A student with a head; forward returns the summed prediction loss, or in evaluation mode the logits."""
 
     def __init__(self, student: Any, temperature: float) -> None:
         super().__init__()
@@ -202,6 +229,8 @@ class PredictionModule(nn.Module):
     def forward(self, inputs: dict[str, Tensor], references: dict[str, Tensor], **wanted: Tensor) -> Terms:
         """``wanted``: the teacher's ``logits [B, C]`` (classification), gold ``labels [B]`` (where they are learnt)."""
         logits = self.student(**inputs, **encoded_by(self.student, references)).logits
+        if not self.training:
+            return {"logits": logits}
         if "logits" not in wanted:
             return {"prediction": mse_regression(logits, wanted["labels"])}
         terms = {"prediction": soft_cross_entropy(logits, wanted["logits"], self.temperature)}
@@ -225,6 +254,7 @@ class PredictionObjective:
         self.module = PredictionModule(student, config.temperature)
         self.config = config
         self.regression = student.config.num_labels == 1
+        self.classes = student.config.num_labels if config.prediction_mean == "samples_and_classes" else 1
         self.weights = self.weights_at(0.0)
         self.tokens = tokens
         self.lengths = tokens.lengths
@@ -251,5 +281,6 @@ class PredictionObjective:
         return {name: weight for name, weight in self.config.weights.at(fraction).items() if name in learnt}
 
     def denominators(self, samples: np.ndarray) -> dict[str, float]:
-        """The losses are means over samples."""
-        return dict.fromkeys(self.weights, float(len(samples)))
+        """The losses are means over samples; of the teacher's logits, where it is asked for, over classes, too."""
+        samples_seen = float(len(samples))
+        return {**dict.fromkeys(self.weights, samples_seen), "prediction": samples_seen * self.classes}

@@ -96,6 +96,8 @@ def _results(run_dir: Path) -> str:
     text = f"{first['task']}, {first['n']:,} rows that nothing was trained on."
     if timed:
         text += f" Latency: a forward pass of {first['latency_batch']} x {first['latency_length']} tokens, the median."
+    if any(row.get("kept") == "best" for row in rows):
+        text += " Students are kept at the step that scored best on dev, so their scores on dev were chosen."
     if len(lines) > 2:
         text += " All students have the same steps, batches, rates and start; TinyBERT reads no references."
     return table(headings, lines) + note(text)

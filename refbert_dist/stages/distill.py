@@ -14,12 +14,13 @@ from refbert_dist.cache.models import general_student, is_saved, made_from, trai
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokenizer import load_tokenizer
-from refbert_dist.data.tokens import Part
+from refbert_dist.data.tokens import Part, longest
 from refbert_dist.engine.distributed import device_of, of_first, process_group
-from refbert_dist.engine.loop import Job, Objective, train
+from refbert_dist.engine.loop import Choice, Job, Objective, train
 from refbert_dist.engine.world import World
 from refbert_dist.errors import UserError
 from refbert_dist.objectives.distill import EncoderObjective, PredictionObjective
+from refbert_dist.stages.choice import BestOnDev
 from refbert_dist.stages.gates import check_teacher
 from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import (
@@ -73,9 +74,12 @@ def task(exp: Experiment) -> dict[str, Any]:
                 exp.distill,
                 setting.teacher.pad_token_id,
             )
+            choice = None
+            if exp.distill.keep == "best":
+                choice = BestOnDev(exp, setting.references(system, "dev"), objective.pad_id, setting.device)
             name, seed = f"prediction-{system}", exp.student_seed("task")
             job = Job("distill-task", name, exp.distill.prediction, exp.run.dir, seed)
-            _train_and_save(exp, world, objective, job, student, folder, encoder)
+            _train_and_save(exp, world, objective, job, student, folder, encoder, choice=choice)
     folders = {system: model_folder(exp, f"prediction-{system}") for system in exp.trained_systems()}
     return {"teacher_gate": gate, **_records(folders), "teacher_samples": setting.teacher.samples}
 
@@ -111,6 +115,7 @@ def _encoder_job(
         setting.references(system, scope_part(scope)),
         exp.distill,
         _mask_token(exp) if phase == "general" and exp.distill.weights.mlm else None,
+        length=longest(exp, scope_part(scope)),
     )
     if start and (start / PROJECTIONS).exists():
         load_projections(start, objective.module.projections)
@@ -138,9 +143,10 @@ def _train_and_save(
     folder: Path,
     before: Path | None,
     shared: Part | None = None,
+    choice: Choice | None = None,
 ) -> None:
     """``before``: the model that the student started from. ``shared``: the data of a model that other runs may use."""
-    state = train(objective, job, exp, world)
+    state = train(objective, job, exp, world, choice)
     if world.rank == 0:
 
         def write(path: Path) -> None:

@@ -85,6 +85,7 @@ def run(exp: Experiment) -> dict[str, Any]:
                     **(timing.of(name) if timing and name != VOTE else dict.fromkeys(Timing.COLUMNS)),
                     "steps": budgets[name]["steps"],
                     "samples": budgets[name]["samples"],
+                    "kept": "best" if "best" in budgets[name] else "last",
                     "seconds": budgets[name]["seconds"],
                 }
                 for metric, score in found.items():

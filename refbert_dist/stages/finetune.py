@@ -34,7 +34,7 @@ def run(exp: Experiment) -> dict[str, Any]:
             check_labels(exp)
             torch.manual_seed(exp.seed)
             num_labels = task_spec(exp.task.name).num_labels
-            teacher = Teacher.load(exp.teacher.model, num_labels=num_labels)
+            teacher = Teacher.load(exp.teacher.model, num_labels=num_labels, head=exp.teacher.head)
             tokens = TokenSet.open(tokens_artifact(exp, "train"))
             objective = FinetuneObjective(teacher, tokens, num_labels)
             state = train(objective, Job("finetune", "finetune", exp.finetune, exp.run.dir, exp.seed), exp, world)

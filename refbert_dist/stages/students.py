@@ -63,7 +63,7 @@ def save_folder(folder: Path, write: Callable[[Path], None], training: dict[str,
 
 
 def add_record(state: TrainState, before: Path | None) -> dict[str, Any]:
-    """The budget of a job, added to the budget of the model it started from."""
+    """The budget of a job, added to the budget of the model it started from, and what is to be known of its end."""
     earlier = {"steps": 0, "samples": 0, "seconds": 0.0, "skipped": 0} | (training_record(before) if before else {})
     record = {
         "steps": state.step + earlier["steps"],
@@ -71,7 +71,11 @@ def add_record(state: TrainState, before: Path | None) -> dict[str, Any]:
         "seconds": round(state.seconds + earlier["seconds"], 1),
         "skipped": state.skipped + earlier["skipped"],
     }
-    return record | ({"stalled": state.stalled} if state.stalled else {})
+    if state.stalled:
+        record["stalled"] = state.stalled
+    if state.best_step:
+        record["best"] = {"step": state.best_step, "score": round(state.best_score, 6)}
+    return record
 
 
 def student_config(exp: Experiment, system: SystemName, stage: Stage = "task", **extra: Any) -> RefBertConfig:
@@ -98,6 +102,9 @@ def student_config(exp: Experiment, system: SystemName, stage: Stage = "task", *
         reference_value_layer=references.value_layer,
         reference_label=references.label if labelled else "none",
         tie_reference_projections=references.tie_projections,
+        reference_normalize=references.normalize,
+        reference_gate=references.gate,
+        reference_gate_start=references.gate_start,
         **start_config(exp),
         **extra,
     )
@@ -149,6 +156,7 @@ def new_classifier(exp: Experiment, system: SystemName, encoder_folder: Path, nu
     head: dict[str, Any] = {
         "num_labels": num_labels,
         "problem_type": "regression" if num_labels == 1 else "single_label_classification",
+        "classifier_head": exp.teacher.head,
     }
     student = RefBertForSequenceClassification(student_config(exp, "tinybert", **head))
     if exp.reference_count(system):

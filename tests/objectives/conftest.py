@@ -16,7 +16,7 @@ from refbert_dist.cache.contract import value_layer
 from refbert_dist.cache.states import OnlineStates
 from refbert_dist.config import Experiment, SystemName
 from refbert_dist.data.builtin import python_docs_documents
-from refbert_dist.data.tokens import TokenSet, tokens_artifact
+from refbert_dist.data.tokens import TokenSet, longest, tokens_artifact
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.distill import EncoderObjective
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
@@ -65,7 +65,16 @@ class World:
         references = self.references(exp) if exp.reference_count(system) else None
         student = self.student(exp, system) if student is None else student
         torch.manual_seed(6)
-        return EncoderObjective(student, self.teacher, self.tokens, self.states, references, exp.distill, mask_token_id)
+        return EncoderObjective(
+            student,
+            self.teacher,
+            self.tokens,
+            self.states,
+            references,
+            exp.distill,
+            mask_token_id,
+            length=longest(exp, "corpus"),
+        )
 
 
 def own_corpus(root: Path) -> tuple[str, str]:

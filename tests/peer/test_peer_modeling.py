@@ -1,7 +1,7 @@
-"""transformers' common model tests on RefBERT, once as plain BERT and once reading references."""
+"""transformers' common model tests on RefBERT: as plain BERT, reading references, and reading them by a gate."""
 
 import unittest
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers_tests import test_modeling_common as common
@@ -29,9 +29,10 @@ class RefBertModelTester:
     reference_size = 20
     reference_length = 5
 
-    def __init__(self, parent: unittest.TestCase, reference_count: int) -> None:
+    def __init__(self, parent: unittest.TestCase, reference_count: int, variant: dict[str, Any]) -> None:
         self.parent = parent
         self.reference_count = reference_count
+        self.variant = variant
         # Columns of the first layer's attention: every reference token is a further key.
         self.key_length = self.seq_length + reference_count * self.reference_length
 
@@ -48,6 +49,7 @@ class RefBertModelTester:
             max_position_embeddings=50,
             reference_count=self.reference_count,
             reference_size=self.reference_size,
+            **self.variant,
         )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[RefBertConfig, dict[str, Any]]:
@@ -70,6 +72,7 @@ class RefBertModelTester:
 
 class CommonTests(common.ModelTesterMixin):
     reference_count = 0
+    variant: ClassVar[dict[str, Any]] = {}
     all_model_classes = (RefBertModel, RefBertForSequenceClassification)
     # Otherwise skipped for files without a copyright year.
     test_can_init_all_missing_weights_before_2023 = True
@@ -77,7 +80,7 @@ class CommonTests(common.ModelTesterMixin):
     additional_model_inputs = ("reference_keys", "reference_values", "reference_mask")
 
     def setUp(self) -> None:
-        self.model_tester = RefBertModelTester(self, self.reference_count)
+        self.model_tester = RefBertModelTester(self, self.reference_count, self.variant)
 
 
 class RefBertModelTest(CommonTests, unittest.TestCase):
@@ -88,3 +91,15 @@ class RefBertWithReferencesModelTest(CommonTests, unittest.TestCase):
     """With two references for each sample, some of them masked."""
 
     reference_count = 2
+
+
+class RefBertWithGateModelTest(CommonTests, unittest.TestCase):
+    """With a gate before the references, which are not normalised, and TinyBERT's classifier."""
+
+    reference_count = 2
+    variant: ClassVar[dict[str, Any]] = {
+        "reference_gate": "token",
+        "reference_gate_start": -1.0,
+        "reference_normalize": False,
+        "classifier_head": "tinybert",
+    }

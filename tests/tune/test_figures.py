@@ -20,6 +20,8 @@ from tune.figures import Gate, excess, shape_figures, timed_shapes
         ["references.count=0"],
         ["references.tie_projections=true", "student.layers=3"],
         ["student.hidden=48", "student.intermediate=100", "references.count=1"],
+        ["references.normalize=false", "references.gate=bias"],
+        ["references.gate=token"],
     ],
 )
 def test_parameters_are_those_of_the_model(tmp_path: Path, overrides: list[str]) -> None:
