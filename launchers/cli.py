@@ -81,6 +81,7 @@ def _wanted(exp: Experiment, path: Path, targets: tuple[str, ...]) -> tuple[str,
 
 _stages(app, "run", ("export",), "Run all stages; a second time only what is missing.", show_run)
 _stages(app, "prepare", ("prepare",), "Turn text into token shards.")
+_stages(app, "augment", ("augment",), "Make altered copies of the training rows.")
 _stages(
     app,
     "retrieve",

@@ -58,7 +58,7 @@ def run(exp: Experiment) -> dict[str, Any]:
         parameters[system] = _parameters(student)
         budgets[system] = training_record(folders[system])
     if "dev" in looked_up_parts(exp):
-        parameters[VOTE], budgets[VOTE] = 0, {"steps": 0, "seconds": 0.0}
+        parameters[VOTE], budgets[VOTE] = 0, {"steps": 0, "samples": 0, "seconds": 0.0}
     timing = latencies(exp, setting, students, scored["dev"]) if exp.evaluate.latency_repeats else None
 
     rows: list[dict[str, Any]] = []
@@ -87,6 +87,7 @@ def run(exp: Experiment) -> dict[str, Any]:
                     "size_ratio": round(parameters["teacher"] / parameters[name], 3) if parameters[name] else None,
                     **(timing.of(name) if timing and name != VOTE else dict.fromkeys(Timing.COLUMNS)),
                     "steps": budgets[name]["steps"],
+                    "samples": budgets[name]["samples"],
                     "seconds": budgets[name]["seconds"],
                 }
                 for metric, score in found.items():
