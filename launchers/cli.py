@@ -102,6 +102,7 @@ def run(
 
 
 _stages(app, "prepare", ("prepare",), "Turn text into token shards.")
+_stages(app, "augment", ("augment",), "Make altered copies of the training rows.")
 _stages(
     app,
     "retrieve",

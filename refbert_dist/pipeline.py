@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from refbert_dist import preflight
 from refbert_dist.artifacts import Artifact, recipe_key
-from refbert_dist.cache.contract import is_cached, scopes, states_artifact
+from refbert_dist.cache.contract import cache_stage, is_cached, scopes, states_artifact
 from refbert_dist.cache.models import check_shared, general_student, is_saved, task_teacher
 from refbert_dist.config import Experiment, load_experiment
 from refbert_dist.data.tasks import has_labels
@@ -85,14 +85,17 @@ class Leaf:
 
 def leaves(exp: Experiment) -> list[Leaf]:
     """The artefacts of an experiment, those that others are made from first; finished or not."""
-    found = [Leaf(f"tokens {part}", "prepare", tokens_artifact(exp, part)) for part in parts(exp)]
+    found = [
+        Leaf(f"tokens {part}", "augment" if part == "augmented" else "prepare", tokens_artifact(exp, part))
+        for part in parts(exp)
+    ]
     looked_up = looked_up_parts(exp)
     if needs_vectors(exp):
         found += [Leaf(f"vectors {part}", "retrieve", vectors_artifact(exp, part)) for part in looked_up]
     found += [Leaf(f"neighbours {part}", "retrieve", neighbours_artifact(exp, part)) for part in looked_up]
     if is_cached(exp):
         found += [
-            Leaf(f"teacher states, {scope}", f"cache-{scope}", states_artifact(exp, scope)) for scope in scopes(exp)
+            Leaf(f"teacher states, {scope}", cache_stage(scope), states_artifact(exp, scope)) for scope in scopes(exp)
         ]
     return found
 
@@ -135,10 +138,19 @@ STAGES = (
         workers="groups",
     ),
     Stage(
+        "augment",
+        "altered copies of the training rows",
+        "refbert_dist.stages.augment:run",
+        ("prepare",),
+        wanted=lambda exp: exp.task is not None and exp.task.augment is not None,
+        done=lambda exp: _leaves_stand(exp, "augment"),
+        workers="groups",
+    ),
+    Stage(
         "retrieve",
         "neighbours of every sample",
         "refbert_dist.stages.retrieve:run",
-        ("prepare",),
+        ("prepare", "augment"),
         wanted=lambda exp: exp.references.kept > 0,
         done=lambda exp: _leaves_stand(exp, "retrieve"),
         workers="groups",
@@ -174,7 +186,7 @@ STAGES = (
         "cache-task",
         "fine-tuned teacher states of the training rows",
         "refbert_dist.stages.cache:task",
-        ("finetune",),
+        ("augment", "finetune"),
         wanted=lambda exp: exp.task is not None and is_cached(exp),
         done=lambda exp: _leaves_stand(exp, "cache-task"),
         workers="groups",
@@ -183,7 +195,7 @@ STAGES = (
         "distill-task",
         "students learn the task",
         "refbert_dist.stages.distill:task",
-        ("retrieve", "distill-general", "finetune", "cache-task"),
+        ("augment", "retrieve", "distill-general", "finetune", "cache-task"),
         wanted=lambda exp: exp.task is not None and not is_search(exp.run.dir),
         done=lambda exp: all(is_saved(exp.run.dir / "models" / f"prediction-{name}") for name in exp.trained_systems()),
         workers="world",
@@ -225,7 +237,7 @@ STAGES = (
         "search",
         "students of many shapes",
         "tune.search:run",
-        ("retrieve", "cache-general", "cache-task"),
+        ("augment", "retrieve", "cache-general", "cache-task"),
         wanted=lambda exp: is_search(exp.run.dir),
         done=lambda exp: stage_record(exp.run.dir, "search").exists(),
         workers="nodes",

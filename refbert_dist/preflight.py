@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refbert_dist.augment.sources import check_augment
 from refbert_dist.cache.codec import check_codec
 from refbert_dist.cache.contract import is_cached, stored_layers, value_layer
 from refbert_dist.config import Experiment
@@ -52,6 +53,8 @@ def check(exp: Experiment) -> None:
         check_corpus(exp.corpus)
     if exp.task:
         check_task(exp.task)
+        if exp.task.augment:
+            check_augment(exp)
     for name, folder in (("run.dir", exp.run.dir), ("cache.dir", exp.cache.dir)):
         existing = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
         if not existing.is_dir():

@@ -22,6 +22,7 @@ FLOORS = [
     "refbert_dist.data",
     ("refbert_dist.engine", "refbert_dist.cache"),
     "refbert_dist.references",
+    "refbert_dist.augment",
     "refbert_dist.bank",
     "refbert_dist.inference",
     "refbert_dist.serving",

@@ -17,7 +17,7 @@ from refbert_dist.errors import UserError
 from refbert_dist.pipeline import missing_stages
 from refbert_dist.tracking.metrics import read_metrics
 
-ALL = [stage.name for stage in pipeline.STAGES if stage.name not in ("benchmark", "search", "submission")]
+ALL = [stage.name for stage in pipeline.STAGES if stage.name not in ("augment", "benchmark", "search", "submission")]
 
 
 @pytest.fixture(scope="module")

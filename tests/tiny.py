@@ -1,6 +1,7 @@
 """A whole experiment small enough for tests: a random teacher with a real tokenizer, real text, a task like MRPC."""
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,12 @@ def tiny_values(root: Path) -> dict[str, Any]:
 def tiny_experiment(root: Path, *overrides: str) -> Experiment:
     """A valid experiment under ``root``."""
     return parse_experiment(apply_overrides(tiny_values(root), overrides))
+
+
+def tiny_vectors(path: Path, task: Path) -> Path:
+    """A file as GloVe's are: random vectors for two thirds of the words in a task's training rows."""
+    words = sorted(set(re.findall(r"[a-z]+", (task / "train.tsv").read_text(encoding="utf-8").lower())))
+    rng = random.Random(0)
+    lines = [f"{word} " + " ".join(f"{rng.gauss(0, 1):.4f}" for _ in range(8)) for word in words if len(word) % 3]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -10,7 +10,11 @@ from refbert_dist.config import Experiment
 from refbert_dist.pipeline import leaves
 from refbert_dist.tracking.files import read_json_or_none
 
-PROGRESS = {"distill-general": ("general-",), "distill-task": ("intermediate-", "prediction-")}
+PROGRESS = {
+    "cache-task": ("cache-task", "cache-augmented"),
+    "distill-general": ("general-",),
+    "distill-task": ("intermediate-", "prediction-"),
+}
 """How the names of a stage's progress files begin, where they do not begin with its own."""
 
 

@@ -11,15 +11,16 @@ from refbert_dist.artifacts import Artifact, recipe_key
 from refbert_dist.cache.codec import codec_version
 from refbert_dist.cache.models import task_teacher
 from refbert_dist.cache.plan import PLAN_VERSION, CachePlan
-from refbert_dist.config import Experiment
+from refbert_dist.config import Experiment, Stage
 from refbert_dist.data.pool import pool_rows
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import model_folder, teacher_info, weights_fingerprint
 
-Scope = Literal["general", "task"]
-"""``general``: the teacher as given, on the corpus. ``task``: the fine-tuned teacher, on the task's training rows."""
+Scope = Literal["general", "task", "augmented"]
+"""``general``: the teacher as given, on the corpus. ``task``: the fine-tuned teacher, on the task's training rows;
+``augmented``: on these and their copies."""
 
 Purpose = Literal["targets", "references"]
 """What states are read for."""
@@ -30,13 +31,28 @@ RECIPE = "recipe"
 
 def scopes(exp: Experiment) -> tuple[Scope, ...]:
     """The scopes that an experiment has."""
-    general: tuple[Scope, ...] = ("general",) if exp.corpus else ()
-    return (*general, "task") if exp.task else general
+    found: tuple[Scope, ...] = ("general",) if exp.corpus else ()
+    if exp.task and exp.task.augment:
+        # The rows' own states are then read as references alone.
+        found += ("task",) if caches_references(exp) else ()
+        return (*found, "augmented") if caches_targets(exp) else found
+    return (*found, "task") if exp.task else found
 
 
 def scope_part(scope: Scope) -> Part:
-    """The token set that a scope's states belong to; it is also the pool that references come from."""
-    return "corpus" if scope == "general" else "train"
+    """The token set that a scope's states belong to. Of a stage it is also the pool that references come from."""
+    parts: dict[Scope, Part] = {"general": "corpus", "task": "train", "augmented": "augmented"}
+    return parts[scope]
+
+
+def trained_scope(exp: Experiment, stage: Stage) -> Scope:
+    """The scope of what students are trained on in a stage: in the task stage copies, too, where there are some."""
+    return "augmented" if stage == "task" and exp.task and exp.task.augment else stage
+
+
+def cache_stage(scope: Scope) -> str:
+    """The stage of the pipeline that writes a scope's states."""
+    return "cache-general" if scope == "general" else "cache-task"
 
 
 def teacher_spec(exp: Experiment, scope: Scope) -> str:
@@ -103,7 +119,7 @@ def read_layers(exp: Experiment) -> tuple[int, ...]:
 def stores_logits(exp: Experiment, scope: Scope) -> bool:
     """Whether the classifier's outputs are stored, too."""
     told = caches_references(exp) and exp.references.label == "teacher"
-    return scope == "task" and (caches_targets(exp) or told)
+    return (caches_targets(exp) and scope != "general") or (told and scope == "task")
 
 
 def stored_part(exp: Experiment, scope: Scope) -> dict[str, int | None]:

@@ -1,5 +1,6 @@
 """The ground floor: what an experiment is, and how it is read."""
 
+from refbert_dist.config.augment import AugmentConfig
 from refbert_dist.config.benchmark import BenchmarkConfig, Way
 from refbert_dist.config.distill import DistillConfig, OptimConfig
 from refbert_dist.config.load import (
@@ -27,6 +28,7 @@ __all__ = [
     "LABEL_WIDTH",
     "SYSTEMS",
     "SYSTEM_LABELS",
+    "AugmentConfig",
     "BenchmarkConfig",
     "CorpusConfig",
     "DistillConfig",

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from refbert_dist.config.augment import AugmentConfig
 from refbert_dist.config.section import Positive, Section, Weight
 
 Split = Literal["train", "dev", "dev-mismatched", "test", "test-mismatched", "diagnostic"]
@@ -58,6 +59,8 @@ class TaskConfig(Section):
     min_teacher_gain: Weight | None = 0.05
     """By how much the fine-tuned teacher's leading metric on dev must beat the best constant answer, or nothing is
     distilled from it; ``null`` switches this and the check of a classifier's labels off."""
+    augment: AugmentConfig | None = None
+    """Students train on altered copies of the training rows, too; ``null``: on the rows alone."""
 
     @model_validator(mode="before")
     @classmethod

@@ -50,12 +50,19 @@ def extents(exp: Experiment, characters_per_token: float = CHARACTERS_PER_TOKEN)
             extent = _corpus(exp.corpus, characters_per_token)
             if extent:
                 found[part] = extent
+        elif part == "augmented":
+            assert exp.task and exp.task.augment
+            if "train" in found:
+                rows = found["train"].lengths
+                made = rows.scaled(rows.samples * (1 + exp.task.augment.copies))
+                found[part] = Extent(made, "its rows and all copies", False)
         else:
             assert exp.task
             if is_data_set(exp.task, part):
                 continue  # Only a library that is slow to load could read it.
-            rows = load_task(exp.task, part, exp.seed)
-            found[part] = Extent(Lengths.of(_row_lengths(exp.task, rows, characters_per_token)), "its rows", False)
+            examples = load_task(exp.task, part, exp.seed)
+            lengths = Lengths.of(_row_lengths(exp.task, examples, characters_per_token))
+            found[part] = Extent(lengths, "its rows", False)
     return found
 
 

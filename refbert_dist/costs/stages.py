@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
+from refbert_dist.augment.build import SHARD_ROWS
 from refbert_dist.cache.codec import bytes_per_token, is_trained
 from refbert_dist.cache.contract import (
     Scope,
+    cache_stage,
     caches_references,
     caches_targets,
     is_cached,
     scope_part,
+    scopes,
     stored_layers,
     stored_part,
     stores_logits,
+    trained_scope,
     value_layer,
 )
 from refbert_dist.cache.models import general_student
-from refbert_dist.config import Experiment, OptimConfig, SystemName
+from refbert_dist.config import Experiment, OptimConfig, Stage, SystemName
+from refbert_dist.costs.augment import augment_cost
+from refbert_dist.costs.cost import Place, StageCost, total
 from refbert_dist.costs.extents import Extent
 from refbert_dist.costs.lengths import Lengths
 from refbert_dist.costs.lookup import bm25_cost, dense_cost
-from refbert_dist.costs.rates import Rates
 from refbert_dist.costs.work import Shape, Work, forward, losses, masked_language, reading, student_shape, teacher_shape
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import SHARD_FACTOR, Part, longest
@@ -32,61 +36,14 @@ from refbert_dist.models.locate import teacher_info
 from refbert_dist.references.lookup import SHARD_QUERIES
 from refbert_dist.references.neighbours import looked_up_parts, pool_part
 
+__all__ = ["Place", "StageCost", "stage_costs"]
+
 TOKEN_BYTES = 7.2
 """A prepared token on disk: id, type, its share of offsets and of the compressed text."""
 NEIGHBOUR_BYTES = 12
 """A neighbour: its number and its score."""
 TOKEN_FILES, ARRAY_FILES = 3, 2
 """Files of a shard of tokens (arrays, texts, sidecar), and of one of arrays alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where it runs: ``processes`` of ``threads`` threads on as many devices, and CPU cores for text and lookup."""
-
-    rates: Rates
-    processes: int
-    threads: int = 1
-    """Cores of each process where a device is a core; 1 where it is a GPU."""
-    cores: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageCost:
-    """Of one stage."""
-
-    samples: int = 0
-    """Samples that are processed, those of every epoch and system counted."""
-    tokens: float = 0.0
-    device_s: float = 0.0
-    """Seconds of all devices together that compute."""
-    core_s: float = 0.0
-    """Seconds of all CPU cores together, of work that needs no device."""
-    wall_s: float = 0.0
-    bytes: float = 0.0
-    """Left on disk."""
-    files: int = 0
-    read_bytes_s: float = 0.0
-    """What each process reads from the cache in a second."""
-    memory_bytes: float = 0.0
-    """Of each process, where it is worth knowing."""
-    used: int = 0
-    """Processes that have something to do."""
-
-    def __add__(self, other: StageCost) -> StageCost:
-        longer = max(self, other, key=lambda cost: cost.wall_s)
-        return StageCost(
-            samples=self.samples + other.samples,
-            tokens=self.tokens + other.tokens,
-            device_s=self.device_s + other.device_s,
-            core_s=self.core_s + other.core_s,
-            wall_s=self.wall_s + other.wall_s,
-            bytes=self.bytes + other.bytes,
-            files=self.files + other.files,
-            read_bytes_s=longer.read_bytes_s,
-            memory_bytes=max(self.memory_bytes, other.memory_bytes),
-            used=longer.used,
-        )
 
 
 def stage_costs(exp: Experiment, found: Mapping[Part, Extent], place: Place) -> dict[str, StageCost]:
@@ -99,12 +56,14 @@ def stage_costs(exp: Experiment, found: Mapping[Part, Extent], place: Place) -> 
             made["retrieve"] = costs.retrieve()
     if "corpus" in found:
         if is_cached(exp):
-            made["cache-general"] = costs.cache("general")
+            made["cache-general"] = costs.caches("cache-general")
         made["distill-general"] = costs.encoders(exp.distill.general, "general")
+    if "augmented" in found:
+        made["augment"] = costs.augment()
     if "train" in found:
         made["finetune"] = costs.finetune()
         if is_cached(exp):
-            made["cache-task"] = costs.cache("task")
+            made["cache-task"] = costs.caches("cache-task")
         made["distill-task"] = costs.encoders(exp.distill.intermediate, "task") + costs.classifiers()
     return made
 
@@ -125,7 +84,7 @@ class _Costs:
 
     def prepare(self) -> StageCost:
         """Tokens over the rate of a core; a file is one core's."""
-        return _sum(self._prepared(extent) for extent in self.found.values())
+        return total(self._prepared(extent) for part, extent in self.found.items() if part != "augmented")
 
     def _prepared(self, extent: Extent) -> StageCost:
         tokens = extent.lengths.tokens
@@ -141,9 +100,28 @@ class _Costs:
             used=used,
         )
 
+    def augment(self) -> StageCost:
+        """Candidates of every row's words, then the copies; they are tokenised as the rows were."""
+        rows, made = self.found["train"].lengths, self.found["augmented"].lengths
+        cost = augment_cost(self.exp, rows, made)
+        shards = math.ceil(rows.samples / SHARD_ROWS)
+        used = min(self.place.processes, shards)
+        core_s = cost.core_s + made.tokens / self.core.tokens_s
+        device_s = self.device.forward["fp32"].seconds(cost.masked)
+        return StageCost(
+            samples=made.samples,
+            tokens=made.tokens,
+            core_s=core_s + cost.load_s * used,
+            device_s=device_s,
+            wall_s=core_s / used + cost.load_s + device_s / (used * self.place.threads),
+            bytes=made.tokens * TOKEN_BYTES,
+            files=TOKEN_FILES * shards,
+            used=used,
+        )
+
     def retrieve(self) -> StageCost:
         """Every sample is looked up in its pool; each process that does so builds the index for itself."""
-        return _sum(
+        return total(
             self._looked_up(part, extent, self.found[pool_part(part)])
             for part, extent in self.found.items()
             if pool_part(part) in self.found and part in looked_up_parts(self.exp)
@@ -178,7 +156,11 @@ class _Costs:
 
     # -- teacher -------------------------------------------------------------------------------------------------------
 
-    def cache(self, scope: Scope) -> StageCost:
+    def caches(self, stage: str) -> StageCost:
+        """All that a stage caches."""
+        return total(self._cache(scope) for scope in scopes(self.exp) if cache_stage(scope) == stage)
+
+    def _cache(self, scope: Scope) -> StageCost:
         """One forward pass of every stored sample, in whole; of its states no more is encoded than is read."""
         exp, lengths = self.exp, self.found[scope_part(scope)].lengths
         stored = stored_part(exp, scope)
@@ -219,7 +201,7 @@ class _Costs:
 
     # -- students ------------------------------------------------------------------------------------------------------
 
-    def encoders(self, optim: OptimConfig, scope: Scope) -> StageCost:
+    def encoders(self, optim: OptimConfig, scope: Stage) -> StageCost:
         """Hidden states and attention: the general stage, or the task's first phase; every system.
 
         Controls are taken for RefBERT. Systems that start from one and the same general student make it once.
@@ -227,12 +209,13 @@ class _Costs:
         systems = self.exp.trained_systems()
         if scope == "general":
             systems = tuple({general_student(self.exp, system): system for system in systems}.values())
-        return _sum(self._encoder(optim, scope, system) for system in systems)
+        return total(self._encoder(optim, scope, system) for system in systems)
 
-    def _encoder(self, optim: OptimConfig, scope: Scope, system: SystemName) -> StageCost:
-        exp, lengths = self.exp, self.found[scope_part(scope)].lengths
+    def _encoder(self, optim: OptimConfig, scope: Stage, system: SystemName) -> StageCost:
+        exp, part = self.exp, scope_part(trained_scope(self.exp, scope))
+        lengths = self.found[part].lengths
         if exp.distill.padding == "counted":
-            lengths = lengths.filled(longest(exp, scope_part(scope)))
+            lengths = lengths.filled(longest(exp, part))
         targets = _target_layers(exp, self.teacher)
         vocabulary = teacher_info(exp.teacher.model).vocab_size
 
@@ -255,26 +238,26 @@ class _Costs:
 
     def classifiers(self) -> StageCost:
         """Logits: the task's second phase; every system."""
-        return _sum(self._classifier(system) for system in self.exp.trained_systems())
+        return total(self._classifier(system) for system in self.exp.trained_systems())
 
     def _classifier(self, system: SystemName) -> StageCost:
-        exp, lengths = self.exp, self.found["train"].lengths
-        scope: Scope = "task"
+        exp, scope = self.exp, trained_scope(self.exp, "task") if self._labels > 1 else "task"
+        lengths = self.found[scope_part(scope)].lengths
 
         def pass_s(samples: int, longest: int) -> float:
             tokens = samples * longest
-            trained = forward(self.student, tokens, longest) + self._reads(system, scope, tokens, samples)
-            frozen = self._teacher_beside(system, scope, samples, longest)
+            trained = forward(self.student, tokens, longest) + self._reads(system, "task", tokens, samples)
+            frozen = self._teacher_beside(system, "task", samples, longest)
             if not caches_targets(exp) and self._labels > 1:
                 frozen += forward(self.teacher, tokens, longest)
             return self._with_background(self._trained_s(trained, frozen), samples * sample_s)
 
-        read = self._read_tokens(system, scope)
+        read = self._read_tokens(system, "task")
         sample_s = self._sample_s(read, self._used(exp.distill.prediction, lengths))
-        weights = self.student.parameters + self._extra_weights(system, scope)
+        weights = self.student.parameters + self._extra_weights(system, "task")
         return self._training(exp.distill.prediction, lengths, weights, pass_s, read * self._state_bytes)
 
-    def _reads(self, system: SystemName, scope: Scope, tokens: float, samples: int) -> Work:
+    def _reads(self, system: SystemName, scope: Stage, tokens: float, samples: int) -> Work:
         """What references add to the student."""
         references = self.exp.references
         read = self.exp.reference_count(system, scope) * references.max_length
@@ -282,14 +265,14 @@ class _Costs:
             return Work()
         return reading(self.student, self.teacher.hidden, tokens, samples, read)
 
-    def _teacher_beside(self, system: SystemName, scope: Scope, samples: int, longest: int) -> Work:
+    def _teacher_beside(self, system: SystemName, scope: Stage, samples: int, longest: int) -> Work:
         """The teacher on the references themselves, where their states are not cached."""
         count = self.exp.reference_count(system, scope)
         if not count or caches_references(self.exp):
             return Work()
         return forward(self.teacher, samples * count * longest, longest)
 
-    def _read_tokens(self, system: SystemName, scope: Scope) -> float:
+    def _read_tokens(self, system: SystemName, scope: Stage) -> float:
         """Cached states of reference tokens that a sample reads, over all layers."""
         references, count = self.exp.references, self.exp.reference_count(system, scope)
         if not count or not caches_references(self.exp):
@@ -311,7 +294,7 @@ class _Costs:
         rate = min(self.core.disk_bytes_s, self.core.disk_total_bytes_s / users)
         return size / rate if self.device.is_gpu else 0.0
 
-    def _extra_weights(self, system: SystemName, scope: Scope) -> int:
+    def _extra_weights(self, system: SystemName, scope: Stage) -> int:
         """Of the maps from the teacher's width (keys and values) and to it (hidden losses)."""
         maps = 1 if self.exp.distill.projection == "shared" else self.student.layers + 1
         if self.exp.reference_count(system, scope):
@@ -377,10 +360,3 @@ def _target_layers(exp: Experiment, teacher: Shape) -> int:
     if exp.distill.weights.attention:
         layers |= {layer - 1 for layer in mapped}
     return len(layers - {0})
-
-
-def _sum(costs: Iterable[StageCost]) -> StageCost:
-    total = StageCost()
-    for cost in costs:
-        total += cost
-    return total

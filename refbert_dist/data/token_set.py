@@ -34,6 +34,11 @@ class TokenSet:
         """Label of each sample, float32 ``[N]``; None for a corpus."""
         if "labels" in shards[0]:
             self.labels = np.concatenate([shard["labels"] for shard in shards])
+        self.sources: np.ndarray | None = None
+        """Of rows and their copies: the number that each row, or the row that it is a copy of, has in the part that
+        they were made from, int64 ``[N]``."""
+        if "sources" in shards[0]:
+            self.sources = np.concatenate([shard["sources"] for shard in shards])
 
     @classmethod
     def open(cls, artifact: Artifact) -> TokenSet:

@@ -11,25 +11,25 @@ import numpy as np
 
 from refbert_dist.artifacts import hash_strings
 from refbert_dist.errors import UserError
-from refbert_dist.models.locate import TOKENIZER_FILES, resolve_model
+from refbert_dist.models.locate import TEACHER, TOKENIZER_FILES, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def load_tokenizer(model_dir_or_name: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(model_dir_or_name: str, field: str = TEACHER) -> PreTrainedTokenizerFast:
     """Load the fast tokenizer of a model folder, hub name or ``package:NAME``.
 
-    Raises :class:`UserError` naming ``teacher.model`` when there is none or it is not a fast one.
+    Raises :class:`UserError` naming ``field`` when there is none or it is not a fast one.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    place = resolve_model(model_dir_or_name)
+    place = resolve_model(model_dir_or_name, field)
     folder = Path(place)
     # Without these files transformers may build an empty tokenizer from config.json alone, without a word.
     if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise UserError(
-            f"teacher.model is '{model_dir_or_name}': {folder} holds no tokenizer "
+            f"{field} is '{model_dir_or_name}': {folder} holds no tokenizer "
             f"({', '.join(TOKENIZER_FILES[:2])}, ...); save the tokenizer beside the model"
         )
     try:
@@ -37,12 +37,12 @@ def load_tokenizer(model_dir_or_name: str) -> PreTrainedTokenizerFast:
     except Exception as error:  # Broken files raise whatever the Rust and JSON readers raise.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"teacher.model is '{model_dir_or_name}': its tokenizer cannot be loaded ({reason}); give a local folder "
+            f"{field} is '{model_dir_or_name}': its tokenizer cannot be loaded ({reason}); give a local folder "
             "that holds one, or a hub name and a connection"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(
-            f"teacher.model is '{model_dir_or_name}': its tokenizer is {type(tokenizer).__name__}, not a fast one; "
+            f"{field} is '{model_dir_or_name}': its tokenizer is {type(tokenizer).__name__}, not a fast one; "
             "save a tokenizer.json beside the model"
         )
     return tokenizer

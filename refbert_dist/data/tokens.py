@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refbert_dist.artifacts import Artifact, WorkList, changed_file, hash_strings, recipe_key
-from refbert_dist.config import CorpusConfig, Experiment, TaskConfig
+from refbert_dist.config import AugmentConfig, CorpusConfig, Experiment, TaskConfig
 from refbert_dist.data.builtin import BUILTIN_PREFIX, python_docs_fingerprint
 from refbert_dist.data.corpus import no_text
 from refbert_dist.data.tasks import Split, has_phrases, task_source, task_spec
@@ -28,26 +28,36 @@ from refbert_dist.errors import RefusedError, UserError
 __all__ = [
     "Part",
     "TokenSet",
+    "augmented_recipe",
     "build_tokens",
     "check_sources",
     "check_tokens",
     "corpus_recipe",
     "evaluated_parts",
     "parts",
+    "source_parts",
     "task_recipe",
     "tokens_artifact",
 ]
 
 TOKENS_VERSION = 2
 """Raised whenever the same text would give other tokens or another layout."""
+AUGMENT_VERSION = 1
+"""Raised whenever the same rows would get other copies."""
 SHARD_FACTOR = 8
 """Token shards are this much larger than the shards of teacher states: a token is far smaller than its states."""
 
-Part = Literal["corpus"] | Split
+Part = Literal["corpus", "augmented"] | Split
+"""``augmented``: the rows of ``train``, each followed by its copies."""
 
 
 def parts(exp: Experiment) -> tuple[Part, ...]:
     """The parts that an experiment has, in the order in which they are made."""
+    return (*source_parts(exp), "augmented") if exp.task and exp.task.augment else source_parts(exp)
+
+
+def source_parts(exp: Experiment) -> tuple[Part, ...]:
+    """Those that are made from files of text."""
     corpus: tuple[Part, ...] = ("corpus",) if exp.corpus else ()
     return (*corpus, *exp.task.splits) if exp.task else corpus
 
@@ -88,10 +98,28 @@ def task_recipe(exp: Experiment, split: Split) -> dict[str, Any]:
     return {"task": section, **_common(exp, task.path)}
 
 
+def augmented_recipe(exp: Experiment) -> dict[str, Any]:
+    """What rows and copies are made from; which batches the masked language model sees changes its rounding alone."""
+    augment = _augment(exp)
+    section = augment.model_dump(mode="json", exclude={"glove"} if augment.candidates == "masked-lm" else set())
+    if section.get("glove"):
+        section["glove"] = str(Path(section["glove"]).resolve())
+    if augment.candidates == "glove":
+        del section["masked_lm"]
+    train = tokens_artifact(exp, "train").path.name
+    return {"augment": section, "train": train, "seed": exp.seed, "version": AUGMENT_VERSION}
+
+
+def recipe_of(exp: Experiment, part: Part) -> dict[str, Any]:
+    """What a part's tokens are made from."""
+    if part == "corpus":
+        return corpus_recipe(exp)
+    return augmented_recipe(exp) if part == "augmented" else task_recipe(exp, part)
+
+
 def tokens_artifact(exp: Experiment, part: Part) -> Artifact:
     """The folder of a part's tokens: ``cache.dir/tokens/KEY``."""
-    recipe = corpus_recipe(exp) if part == "corpus" else task_recipe(exp, part)
-    return Artifact(exp.cache.dir / "tokens" / recipe_key("tokens", recipe))
+    return Artifact(exp.cache.dir / "tokens" / recipe_key("tokens", recipe_of(exp, part)))
 
 
 def longest(exp: Experiment, part: Part) -> int:
@@ -105,7 +133,7 @@ def build_tokens(
     progress: Callable[[int], None] = lambda samples: None,
     share_start: Callable[[int], int] = lambda items: 0,
 ) -> dict[str, Any]:
-    """Tokenise a part into shards and return the manifest; a finished part is only checked.
+    """Tokenise a source part into shards and return the manifest; a finished part is only checked.
 
     Any number of processes may do this at once: each takes files that nobody has, and returns when all are done. A file
     that was done by an earlier start is not read again.
@@ -139,6 +167,7 @@ def build_tokens(
 
 
 def _units(exp: Experiment, part: Part) -> list[Unit]:
+    assert part != "augmented", "made from prepared rows, by refbert_dist.augment"
     return corpus_units(_corpus(exp)) if part == "corpus" else [task_unit(_task(exp), part, exp.seed)]
 
 
@@ -164,7 +193,7 @@ def _finish(
         {
             "kind": "tokens",
             "part": part,
-            "recipe": corpus_recipe(exp) if part == "corpus" else task_recipe(exp, part),
+            "recipe": recipe_of(exp, part),
             "tokenizer": tokenizer_hash,
             "fingerprint": hash_strings(content for record in found for content in record["contents"]),
             "sources": [source for record in found for source in record["sources"]],
@@ -216,6 +245,13 @@ def _corpus(exp: Experiment) -> CorpusConfig:
     if exp.corpus is None:
         raise UserError("corpus is missing, but its text is asked for; add the section corpus to the experiment")
     return exp.corpus
+
+
+def _augment(exp: Experiment) -> AugmentConfig:
+    augment = _task(exp).augment
+    if augment is None:
+        raise UserError("task.augment is missing, but its copies are asked for; add the section to the experiment")
+    return augment
 
 
 def _task(exp: Experiment) -> TaskConfig:

@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from refbert_dist.artifacts import Artifact, changed_file, describe_files, save_tensors
+from refbert_dist.artifacts.disk import Write
 from refbert_dist.config import CorpusConfig, TaskConfig
 from refbert_dist.data.corpus import Source, sources
 from refbert_dist.data.samples import Samples, corpus_samples, cut_shards, task_samples
@@ -185,23 +186,9 @@ def _describe(unit: Unit) -> list[dict[str, Any]]:
 
 def _commit(artifact: Artifact, name: str, samples: Samples) -> str:
     """Write and commit one shard unless it stands; returns the content hash of its samples."""
-    arrays = {
-        "input_ids": samples.ids,
-        "token_type_ids": samples.types,
-        "offsets": np.concatenate([[0], np.cumsum(samples.lengths)]).astype(np.int64),
-        "documents": samples.documents,
-    }
-    if samples.labels is not None:
-        arrays["labels"] = samples.labels
-    seconds: Sequence[str | None] = samples.texts_b or [None] * len(samples)
-    columns = {"text_a": samples.texts_a, "text_b": seconds}
-    content = _content_hash(arrays, samples)
+    files, content = shard_files(samples)
     standing = artifact.sidecar(name)
     if standing is None:
-        files = {
-            "safetensors": save_tensors(arrays),
-            "parquet": save_table(columns, {"text_a": "string", "text_b": "string"}),
-        }
         meta = {"samples": len(samples), "tokens": len(samples.ids), "content": content}
         if artifact.commit(name, files, meta):
             return content
@@ -210,6 +197,29 @@ def _commit(artifact: Artifact, name: str, samples: Samples) -> str:
     if standing is None or standing["content"] != content:
         raise _other_text(artifact)
     return content
+
+
+def shard_files(samples: Samples, **more: np.ndarray) -> tuple[dict[str, Write], str]:
+    """The files of a token shard, as :meth:`Artifact.commit` writes them, and the content hash of its samples.
+
+    ``more``: further arrays with a value for each sample.
+    """
+    arrays = {
+        "input_ids": samples.ids,
+        "token_type_ids": samples.types,
+        "offsets": np.concatenate([[0], np.cumsum(samples.lengths)]).astype(np.int64),
+        "documents": samples.documents,
+        **more,
+    }
+    if samples.labels is not None:
+        arrays["labels"] = samples.labels
+    seconds: Sequence[str | None] = samples.texts_b or [None] * len(samples)
+    columns = {"text_a": samples.texts_a, "text_b": seconds}
+    files = {
+        "safetensors": save_tensors(arrays),
+        "parquet": save_table(columns, {"text_a": "string", "text_b": "string"}),
+    }
+    return files, _content_hash(arrays, samples)
 
 
 def _content_hash(arrays: dict[str, np.ndarray], samples: Samples) -> str:

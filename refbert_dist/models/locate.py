@@ -36,6 +36,11 @@ DISTILBERT_NAMES = {
     "num_attention_heads": "n_heads",
     "intermediate_size": "hidden_dim",
 }
+MASKED_LM_HEADS = (
+    *("cls.predictions.transform.", "lm_head.dense.", "vocab_transform."),
+    *("generator_predictions.", "predictions.dense."),
+)
+"""How the names of a masked-LM head's weights begin: BERT, RoBERTa and MPNet, DistilBERT, ELECTRA, ALBERT."""
 READ_BYTES = 1 << 24
 
 
@@ -152,39 +157,68 @@ def _from_hub(spec: str, field: str, fetch: Any) -> str:
         ) from error
 
 
-def teacher_info(spec: str) -> TeacherInfo:
-    """Describe the teacher from its ``config.json`` alone; of a well-known hub name not even that is needed.
+def teacher_info(spec: str, field: str = TEACHER) -> TeacherInfo:
+    """Describe a model from its ``config.json`` alone; of a well-known hub name not even that is needed.
 
     Raises UserError when it is not a BERT-like encoder.
     """
-    resolved = resolve_model(spec)
+    resolved = resolve_model(spec, field)
+    if not Path(resolved).is_dir() and resolved in WELL_KNOWN:
+        return WELL_KNOWN[resolved]
+    return _describe(spec, _config(spec, resolved, field), field)
+
+
+def _config(spec: str, resolved: str, field: str) -> dict[str, Any]:
     if Path(resolved).is_dir():
         path = Path(resolved) / "config.json"
         if not path.is_file():
-            raise UserError(f"teacher.model is '{spec}' but {resolved} lacks config.json; give a whole model folder")
-    elif resolved in WELL_KNOWN:
-        return WELL_KNOWN[resolved]
+            raise UserError(f"{field} is '{spec}' but {resolved} lacks config.json; give a whole model folder")
     else:
         from huggingface_hub import hf_hub_download
 
-        path = Path(_from_hub(spec, TEACHER, lambda: hf_hub_download(resolved, "config.json")))
+        path = Path(_from_hub(spec, field, lambda: hf_hub_download(resolved, "config.json")))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"teacher.model is '{spec}' but its config.json is not JSON; restore the file") from error
-    return _describe(spec, config)
+        raise UserError(f"{field} is '{spec}' but its config.json is not JSON; restore the file") from error
+    return config
 
 
-def _describe(spec: str, config: Mapping[str, Any]) -> TeacherInfo:
+def has_masked_lm(spec: str, field: str = TEACHER) -> bool:
+    """Whether a model has a head that guesses masked tokens: by the names of its weights, as far as they can be told
+    without torch; of others by what its ``config.json`` says it is.
+    """
+    resolved = resolve_model(spec, field)
+    if resolved in WELL_KNOWN and not Path(resolved).is_dir():
+        return True
+    names = _weight_names(Path(resolved), field) if Path(resolved).is_dir() else None
+    if names is None:
+        kinds = _config(spec, resolved, field).get("architectures") or ()
+        return any(kind.endswith("ForMaskedLM") or kind == "BertForPreTraining" for kind in kinds)
+    return any(name.startswith(MASKED_LM_HEADS) for name in names)
+
+
+def _weight_names(folder: Path, field: str) -> set[str] | None:
+    """Names of the weights in a folder; None where only torch could read them."""
+    names: set[str] = set()
+    for path in weight_files(folder, field):
+        if path.suffix != ".safetensors":
+            return None
+        with path.open("rb") as stream:
+            names |= json.loads(stream.read(int.from_bytes(stream.read(8), "little"))).keys()
+    return names
+
+
+def _describe(spec: str, config: Mapping[str, Any], field: str) -> TeacherInfo:
     model_type = config.get("model_type")
     if not model_type:
-        raise UserError(f"teacher.model is '{spec}' but its config.json lacks model_type; add it, as \"bert\"")
+        raise UserError(f"{field} is '{spec}' but its config.json lacks model_type; add it, as \"bert\"")
 
     def number(key: str) -> int:
         value = config.get(DISTILBERT_NAMES[key] if model_type == "distilbert" and key in DISTILBERT_NAMES else key)
         if not isinstance(value, int) or value < 1:
             raise UserError(
-                f"teacher.model is '{spec}', of type '{model_type}', and its config.json gives {key} as {value!r}; "
+                f"{field} is '{spec}', of type '{model_type}', and its config.json gives {key} as {value!r}; "
                 "give a BERT-like encoder"
             )
         return value
@@ -206,21 +240,21 @@ def _describe(spec: str, config: Mapping[str, Any]) -> TeacherInfo:
     )
 
 
-def check_teacher_folder(spec: str) -> None:
-    """Raise UserError, naming what lacks, if the teacher is a local folder that could not be loaded whole."""
-    folder = Path(resolve_model(spec))
+def check_teacher_folder(spec: str, field: str = TEACHER) -> None:
+    """Raise UserError, naming what lacks, if a model is a local folder that could not be loaded whole."""
+    folder = Path(resolve_model(spec, field))
     if not folder.is_dir():
         return
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         lacking.append("weights (model.safetensors or pytorch_model.bin)")
     else:
-        lacking += [path.name for path in weight_files(folder) if not path.is_file()]
+        lacking += [path.name for path in weight_files(folder, field) if not path.is_file()]
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         lacking.append("tokenizer files (tokenizer.json or vocab.txt)")
     if lacking:
         raise UserError(
-            f"teacher.model is '{spec}' but {folder} lacks {', '.join(lacking)}; "
+            f"{field} is '{spec}' but {folder} lacks {', '.join(lacking)}; "
             "copy the missing files there or give another model"
         )
 

@@ -12,6 +12,9 @@ TextPair = tuple[str, str | None]
 
 GUARDS = ("self", "equal_text", "contains", "same_document", "same_parent")
 """The guards in the order in which they are asked; a refusal counts for the first that fires."""
+SOURCE = "source"
+"""Counter of the rows that an augmented copy must not read because the row that it was made from must not: that row
+itself, most of all."""
 EVALUATION_TEXT = "evaluation_text"
 """Counter of the pool rows that are left out for every query."""
 

@@ -23,7 +23,7 @@ from refbert_dist.data.tasks import document_parents, has_phrases, task_spec
 from refbert_dist.data.tokens import Part, TokenSet, evaluated_parts, tokens_artifact
 from refbert_dist.errors import UserError
 from refbert_dist.models.locate import model_folder, weights_fingerprint
-from refbert_dist.references.guards import EVALUATION_TEXT, GUARDS, TextPair, evaluation_rows
+from refbert_dist.references.guards import EVALUATION_TEXT, GUARDS, SOURCE, TextPair, evaluation_rows
 from refbert_dist.references.informativeness import informativeness, mismatch
 from refbert_dist.references.neighbours import neighbours_artifact, neighbours_recipe, pool_part
 from refbert_dist.references.retriever_choice import Encode, encoder, pool_retriever
@@ -167,8 +167,8 @@ class _Lookup:
 
     def _parents(self) -> np.ndarray | None:
         """Of the documents, where rows are phrases of one sentence; nothing is known of those of strangers."""
-        task = self.exp.task
-        return document_parents(task) if self.part == "train" and task and has_phrases(task) else None
+        task, known = self.exp.task, self.is_pool or self.queries.sources is not None
+        return document_parents(task) if self.part != "corpus" and known and task and has_phrases(task) else None
 
     def _pool_texts(self) -> list[TextPair]:
         runs = np.split(self.rows, np.flatnonzero(np.diff(self.rows) != 1) + 1)
@@ -176,11 +176,14 @@ class _Lookup:
 
     def _queries(self, numbers: range, encode: Encode) -> Queries:
         texts = self.queries.texts(numbers.start, numbers.stop)
-        if not self.is_pool:
+        own = np.arange(numbers.start, numbers.stop)
+        if self.queries.sources is not None:
+            own = self.queries.sources[own]
+        elif not self.is_pool:
             return Queries.of_strangers(texts, encode(numbers, texts))
-        places = np.searchsorted(self.rows, np.arange(numbers.start, numbers.stop))
+        places = np.searchsorted(self.rows, own)
         places[places == len(self.rows)] = 0
-        rows = np.where(self.rows[places] == np.arange(numbers.start, numbers.stop), places, -1)
+        rows = np.where(self.rows[places] == own, places, -1)
         return Queries(texts, encode(numbers, texts), rows, self.queries.documents[numbers.start : numbers.stop])
 
 
@@ -189,8 +192,10 @@ def _finish(exp: Experiment, part: Part, artifact: Artifact, names: list[str], l
     sidecars = [require_same(artifact.sidecar(name) or {}, lookup.inputs, artifact) for name in names]
     refused: Counter[str] = sum((Counter(sidecar["refused"]) for sidecar in sidecars), Counter())
     alike = similarity((sidecar["similarity"] for sidecar in sidecars), len(lookup.queries))
+    # Of what was not made by augmentation there is no source to count.
+    guards = GUARDS if lookup.queries.sources is None else (*GUARDS, SOURCE)
     if not alike["share_with_any"]:
-        worst = max(GUARDS, key=lambda guard: refused[guard])
+        worst = max(guards, key=lambda guard: refused[guard])
         raise UserError(
             f"references.count is {exp.references.count}, but no sample of {part} has an allowed reference "
             f"({worst} refused {refused[worst]} candidates); give more or other text (in plain text a blank line ends "
@@ -206,7 +211,7 @@ def _finish(exp: Experiment, part: Part, artifact: Artifact, names: list[str], l
             "pool": len(lookup.rows),
             "fingerprint": hash_strings(sidecar["files"]["safetensors"]["xxh3"] for sidecar in sidecars),
             **lookup.inputs,
-            "refused": {**{guard: refused[guard] for guard in GUARDS}, EVALUATION_TEXT: len(lookup.left_out)},
+            "refused": {**{guard: refused[guard] for guard in guards}, EVALUATION_TEXT: len(lookup.left_out)},
             "left_out": lookup.left_out,
             **alike,
             **_labels(exp, artifact, names, lookup),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refbert_dist.references.guards import TextPair, refusal
+from refbert_dist.references.guards import SOURCE, TextPair, refusal
 from refbert_dist.references.retriever import MAX_CANDIDATES, Retriever
 
 MARGIN = 24
@@ -26,7 +26,7 @@ class Queries:
     encoded: Sequence[Any]
     """What the retriever makes of each."""
     rows: np.ndarray
-    """The pool's row that each one is, int64 ``[n]``; -1 where it is none."""
+    """The pool's row that each one is, or is a copy of with some words replaced, int64 ``[n]``; -1 where it is none."""
     documents: np.ndarray
     """Document or group by the pool's numbers, int64 ``[n]``; -1 where it is not known, or none of the pool's."""
 
@@ -113,6 +113,8 @@ class GuardedSearch:
     def _allowed(self, queries: Queries, query: int, candidates: Sequence[int], k: int) -> tuple[list[int], list[str]]:
         """Places of the first ``k`` allowed candidates, and the guards of those that are refused before the last."""
         text, own_row, document = queries.texts[query], int(queries.rows[query]), int(queries.documents[query])
+        # A copy stands for its source: what the one must not read, the other must not, whatever its own words are.
+        source = self._pool[own_row] if own_row >= 0 else text
         allowed: list[int] = []
         refused: list[str] = []
         for place, row in enumerate(candidates):
@@ -122,13 +124,15 @@ class GuardedSearch:
                 continue
             row_document = -1 if self._documents is None else self._documents[row]
             guard = refusal(
-                text,
+                source,
                 self._pool[row],
                 same_row=row == own_row,
                 query_document=document,
                 row_document=row_document,
                 same_parent=self._same_parent(document, row_document),
             )
+            if text != source:
+                guard = SOURCE if guard else refusal(text, self._pool[row])
             if guard:
                 refused.append(guard)
                 continue

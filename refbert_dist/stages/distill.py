@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from refbert_dist.artifacts import Artifact
-from refbert_dist.cache.contract import Scope, scope_part
+from refbert_dist.cache.contract import scope_part
 from refbert_dist.cache.models import general_student, is_saved, made_from, training_record
-from refbert_dist.config import Experiment, SystemName
+from refbert_dist.config import Experiment, Stage, SystemName
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokenizer import load_tokenizer
 from refbert_dist.data.tokens import Part, longest
@@ -57,6 +57,9 @@ def task(exp: Experiment) -> dict[str, Any]:
     num_labels = task_spec(exp.task.name).num_labels
     with process_group(exp.engine.timeout_s) as world:
         setting = Setting(exp, "task", device_of(world))
+        # A gold score is that of the row itself, not of an altered copy: as in TinyBERT's code.
+        gold = num_labels == 1
+        part, tokens = scope_part("task") if gold else setting.part, setting.tokens if gold else setting.trained
         gate = check_teacher(exp, setting.teacher, setting.device)
         for system in exp.trained_systems():
             start = general_student(exp, system) if exp.corpus else None
@@ -68,9 +71,9 @@ def task(exp: Experiment) -> dict[str, Any]:
             student = new_classifier(exp, system, encoder, num_labels)
             objective = PredictionObjective(
                 student,
-                setting.tokens,
+                tokens,
                 setting.states,
-                setting.references(system, "train"),
+                setting.references(system, part),
                 exp.distill,
                 setting.teacher.pad_token_id,
             )
@@ -97,7 +100,7 @@ def _encoder_job(
     start: Path | None,
 ) -> None:
     name = f"{phase}-{system}"
-    scope: Scope
+    scope: Stage
     if phase == "general":
         scope, optim, folder = "general", exp.distill.general, general_student(exp, system)
     else:
@@ -110,9 +113,9 @@ def _encoder_job(
     objective = EncoderObjective(
         student,
         setting.teacher,
-        setting.tokens,
+        setting.trained,
         setting.states,
-        setting.references(system, scope_part(scope)),
+        setting.references(system, setting.part),
         exp.distill,
         _mask_token(exp) if phase == "general" and exp.distill.weights.mlm else None,
         length=longest(exp, scope_part(scope)),

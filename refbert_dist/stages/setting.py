@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from refbert_dist.cache.contract import Scope, caches_references, caches_targets, scope_part, value_layer
+from refbert_dist.cache.contract import caches_references, caches_targets, scope_part, trained_scope, value_layer
 from refbert_dist.cache.forward import load_teacher
 from refbert_dist.cache.states import OnlineStates, TeacherStates, open_states
-from refbert_dist.config import SYSTEMS, Experiment, SystemName
+from refbert_dist.config import SYSTEMS, Experiment, Stage, SystemName
 from refbert_dist.data.tasks import TaskSpec, task_spec
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.models.teacher import Teacher
@@ -21,15 +21,20 @@ LOGITS_AT_ONCE = 256
 
 
 class Setting:
-    """Of one scope; references of any of its parts come from its pool."""
+    """Of one stage; references of any of its parts come from its pool."""
 
-    def __init__(self, exp: Experiment, scope: Scope, device: torch.device) -> None:
+    def __init__(self, exp: Experiment, scope: Stage, device: torch.device) -> None:
         self.exp = exp
         self.device = device
         self.tokens = TokenSet.open(tokens_artifact(exp, scope_part(scope)))
+        """The pool that references come from."""
+        self.part: Part = scope_part(trained_scope(exp, scope))
+        """What students are trained on: the pool itself or, with augmentation, its rows and their copies."""
+        self.trained = TokenSet.open(tokens_artifact(exp, self.part))
         self.teacher: Teacher = load_teacher(exp, scope).to(device).eval().requires_grad_(False)
-        self.states: TeacherStates = open_states(exp, scope, "targets", self.teacher, device)
-        self.scope: Scope = scope
+        self.states: TeacherStates = open_states(exp, trained_scope(exp, scope), "targets", self.teacher, device)
+        """Of what students are trained on."""
+        self.scope: Stage = scope
 
     def references(self, system: SystemName, part: Part) -> Source | None:
         """What ``system`` reads beside the samples of ``part``; None where it reads nothing."""
@@ -74,7 +79,7 @@ class Setting:
     def _own(self, part: Part) -> Source:
         """Each sample's own states, whole; run through the teacher where no cache has them."""
         tokens = TokenSet.open(tokens_artifact(self.exp, part))
-        stored = part == scope_part(self.scope) and caches_targets(self.exp) and caches_references(self.exp)
+        stored = part == self.part and caches_targets(self.exp) and caches_references(self.exp)
         states = self.states if stored else OnlineStates(self.teacher, tokens, self.device)
         return Neighbours(np.arange(len(tokens))[:, None], self._reading(tokens, states, int(tokens.lengths.max())))
 
@@ -84,7 +89,9 @@ class Setting:
         rows = table.prefix(count)
         if system not in ("random", "shuffled", "shuffled-labels"):
             return rows
-        own = np.full(len(rows), -1) if pool_part(part) != part else self.tokens.documents
+        own = np.full(len(rows), -1)
+        if part in (pool_part(part), "augmented"):
+            own = TokenSet.open(tokens_artifact(self.exp, part)).documents
         seed = self.exp.student_seed(self.scope)
         if system == "shuffled":
             return dealt_rows(rows, own, self.tokens.documents, seed)

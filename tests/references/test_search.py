@@ -77,6 +77,17 @@ def test_rows_of_one_document_are_refused_only_inside_the_pool() -> None:
     assert not outside.refused
 
 
+def test_a_copy_is_refused_what_its_source_is_refused_and_what_it_must_not_read_itself() -> None:
+    pool = Pool(APPLES, documents=[0, 1, 2, 3, 0, 5])
+    texts = single("red pears grow on old trees", "red apples grow near old houses now")
+    encoded = pool.retriever.encode([joined(text) for text in texts])
+    found = pool.search.find(Queries(texts, encoded, np.array([0, 0]), np.array([0, 0])), 5)
+    # Row 0 is the source, 1 equals it, 2 contains it and 4 is of its document; the second copy contains row 3 itself.
+    assert found.ids[0].tolist() == [3, -1, -1, -1, -1]
+    assert found.ids[1].tolist() == [-1] * 5
+    assert found.refused == {"source": 8, "contains": 1}
+
+
 def test_left_out_rows_serve_nobody_and_are_not_counted_as_refused() -> None:
     found = Pool(APPLES, left_out=(3,)).inside([0, 4], 2)
     assert found.ids[0].tolist() == [4, -1]

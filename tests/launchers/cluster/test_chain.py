@@ -44,6 +44,16 @@ def test_a_stage_that_the_experiment_lacks_is_looked_through(tmp_path: Path) -> 
     assert online["distill-general"].after == ("retrieve",)
 
 
+def test_copies_are_made_before_all_that_reads_them(tmp_path: Path) -> None:
+    settings = ("corpus=null", "task.augment={candidates: glove, glove: vectors.txt}")
+    found = chain(tmp_path, *settings, nodes=3)
+    assert found["augment"].after == ("prepare",) and found["augment"].elements == 3
+    assert found["retrieve"].after == ("augment",)
+    assert set(found["cache-task"].after) == {"augment", "finetune"}
+    online = chain(tmp_path, *settings, "distill.targets=online", "references.count=0")
+    assert set(online["distill-task"].after) == {"augment", "finetune"}
+
+
 def test_stages_under_way_are_waited_for_and_not_submitted_again(tmp_path: Path) -> None:
     found = chain(tmp_path, live=("prepare", "cache-general"))
     assert "prepare" not in found and "cache-general" not in found

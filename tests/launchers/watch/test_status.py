@@ -225,8 +225,8 @@ def test_json_has_the_same_keys_for_every_stage(exp: Experiment, refbert: Refber
     found = json.loads(out)
     assert code == 0 and found["run_dir"] == str(exp.run.dir) and found["state"] == "failed"
     keys = {"name", "title", "state", "message", "jobs", "progress", "shards", "seconds"}
-    assert [set(stage) for stage in found["stages"]] == [keys] * (len(pipeline.STAGES) - 3), (
-        "all but search, benchmark and submission"
+    assert [set(stage) for stage in found["stages"]] == [keys] * (len(pipeline.STAGES) - 4), (
+        "all but augment, search, benchmark and submission"
     )
 
 

@@ -1,0 +1,1 @@
+"""TinyBERT's data augmentation: copies of the training rows in which words are replaced by others that fit."""
