@@ -12,7 +12,7 @@ from rich.console import Console
 from launchers.cache import items_of
 from launchers.readable import size
 from refbert_dist.artifacts.garbage import Holding, debris, remove, survey, sweep
-from refbert_dist.cache.models import general_student, task_teacher
+from refbert_dist.cache.models import shared_models
 from refbert_dist.config import load_experiment
 from refbert_dist.errors import RefBertError
 from refbert_dist.rundir import EXPERIMENT
@@ -66,8 +66,7 @@ def _named_by(run_dir: Path) -> set[str]:
     try:
         exp = load_experiment(run_dir / EXPERIMENT)
         paths = [item.artifact.path for item in items_of(exp)]
-        paths += [task_teacher(exp)] if exp.task else []
-        paths += [general_student(exp, system) for system in exp.trained_systems()] if exp.corpus else []
+        paths += shared_models(exp)
     except (RefBertError, OSError):
         return set()
     return {f"{path.parent.name}/{path.name}" for path in paths}

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from refbert_dist import preflight
 from refbert_dist.artifacts import Artifact, recipe_key
 from refbert_dist.cache.contract import cache_stage, is_cached, scopes, states_artifact
-from refbert_dist.cache.models import check_shared, general_student, is_saved, task_teacher
+from refbert_dist.cache.models import check_shared, is_saved, shared_models
 from refbert_dist.config import Experiment, load_experiment
 from refbert_dist.data.tasks import has_labels
 from refbert_dist.data.tokens import check_sources, evaluated_parts, parts, tokens_artifact
@@ -170,7 +170,7 @@ STAGES = (
         "refbert_dist.stages.distill:general",
         ("retrieve", "cache-general"),
         wanted=lambda exp: exp.corpus is not None and not is_search(exp.run.dir),
-        done=lambda exp: all(is_saved(general_student(exp, system)) for system in exp.trained_systems()),
+        done=lambda exp: all(map(is_saved, products(exp, "distill-general"))),
         workers="world",
     ),
     Stage(
@@ -179,7 +179,7 @@ STAGES = (
         "refbert_dist.stages.finetune:run",
         ("prepare",),
         wanted=lambda exp: exp.task is not None,
-        done=lambda exp: is_saved(task_teacher(exp)),
+        done=lambda exp: all(map(is_saved, products(exp, "finetune"))),
         workers="world",
     ),
     Stage(
@@ -259,10 +259,9 @@ def stage_named(name: str) -> Stage:
 
 def products(exp: Experiment, stage: str) -> set[Path]:
     """What a stage leaves in the cache, for all runs that ask for the same; nothing where it serves its run alone."""
-    if stage == "distill-general":
-        return {general_student(exp, system) for system in exp.trained_systems()}
-    if stage == "finetune":
-        return {task_teacher(exp)}
+    if stage in ("distill-general", "finetune"):
+        trained_on = "corpus" if stage == "distill-general" else "train"
+        return {folder for folder, part in shared_models(exp).items() if part == trained_on}
     return {leaf.artifact.path for leaf in leaves(exp) if leaf.stage == stage}
 
 
@@ -350,9 +349,7 @@ def advance(stage: Stage, exp: Experiment) -> str:
 def register(exp: Experiment) -> None:
     """Keep garbage collection from what other runs have left and this one will read."""
     found = [leaf.artifact for leaf in leaves(exp) if leaf.artifact.complete]
-    shared = [general_student(exp, system) for system in exp.trained_systems()] if exp.corpus else []
-    shared += [task_teacher(exp)] if exp.task else []
-    found += [Artifact(folder) for folder in shared if is_saved(folder)]
+    found += [Artifact(folder) for folder in shared_models(exp) if is_saved(folder)]
     for artifact in found:
         if exp.run.dir.resolve() not in artifact.users():
             artifact.register(exp.run.dir)

@@ -18,9 +18,10 @@ from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import model_folder, teacher_info, weights_fingerprint
 
-Scope = Literal["general", "task", "augmented"]
+Scope = Literal["general", "task", "augmented", "fold-0", "fold-1"]
 """``general``: the teacher as given, on the corpus. ``task``: the fine-tuned teacher, on the task's training rows;
-``augmented``: on these and their copies."""
+``augmented``: on these and their copies. ``fold-N``: on the training rows, the teacher that was not fine-tuned on those
+of a fold."""
 
 Purpose = Literal["targets", "references"]
 """What states are read for."""
@@ -32,6 +33,8 @@ RECIPE = "recipe"
 def scopes(exp: Experiment) -> tuple[Scope, ...]:
     """The scopes that an experiment has."""
     found: tuple[Scope, ...] = ("general",) if exp.corpus else ()
+    if caches_references(exp):
+        found += tuple(fold_scope(fold) for fold in exp.folds())
     if exp.task and exp.task.augment:
         # The rows' own states are then read as references alone.
         found += ("task",) if caches_references(exp) else ()
@@ -41,8 +44,19 @@ def scopes(exp: Experiment) -> tuple[Scope, ...]:
 
 def scope_part(scope: Scope) -> Part:
     """The token set that a scope's states belong to. Of a stage it is also the pool that references come from."""
-    parts: dict[Scope, Part] = {"general": "corpus", "task": "train", "augmented": "augmented"}
-    return parts[scope]
+    parts: dict[Scope, Part] = {"general": "corpus", "augmented": "augmented"}
+    return parts.get(scope, "train")
+
+
+def fold_scope(fold: int) -> Scope:
+    """The scope of the teacher that was not fine-tuned on the rows of a fold."""
+    scopes: tuple[Scope, ...] = ("fold-0", "fold-1")
+    return scopes[fold]
+
+
+def fold_of(scope: Scope) -> int | None:
+    """The fold that a scope's teacher was not fine-tuned on; None where there is none."""
+    return int(scope[-1]) if scope.startswith("fold-") else None
 
 
 def trained_scope(exp: Experiment, stage: Stage) -> Scope:
@@ -57,7 +71,7 @@ def cache_stage(scope: Scope) -> str:
 
 def teacher_spec(exp: Experiment, scope: Scope) -> str:
     """Where the scope's teacher is loaded from."""
-    return exp.teacher.model if scope == "general" else str(task_teacher(exp))
+    return exp.teacher.model if scope == "general" else str(task_teacher(exp, fold_of(scope)))
 
 
 def value_layer(exp: Experiment) -> int:
@@ -81,11 +95,14 @@ def is_cached(exp: Experiment) -> bool:
     return caches_targets(exp) or caches_references(exp)
 
 
-def stored_layers(exp: Experiment) -> tuple[int, ...]:
+def stored_layers(exp: Experiment, scope: Scope = "task") -> tuple[int, ...]:
     """Teacher layers that this experiment stores; layer 0, the embedding output, is always recomputed from the ids.
 
-    The attention losses recompute queries and keys of layer l from its *input*, the output of layer l-1.
+    The attention losses recompute queries and keys of layer l from its *input*, the output of layer l-1. Of a fold only
+    what references are read from is stored.
     """
+    if fold_of(scope) is not None:
+        return tuple(sorted({exp.references.key_layer, value_layer(exp)} - {0}))
     depth = teacher_info(exp.teacher.model).layers
     if exp.cache.layers == "all":
         return tuple(range(1, depth + 1))
@@ -119,7 +136,7 @@ def read_layers(exp: Experiment) -> tuple[int, ...]:
 def stores_logits(exp: Experiment, scope: Scope) -> bool:
     """Whether the classifier's outputs are stored, too."""
     told = caches_references(exp) and exp.references.label == "teacher"
-    return (caches_targets(exp) and scope != "general") or (told and scope == "task")
+    return (caches_targets(exp) and scope in ("task", "augmented")) or (told and scope not in ("general", "augmented"))
 
 
 def stored_part(exp: Experiment, scope: Scope) -> dict[str, int | None]:
@@ -127,7 +144,7 @@ def stored_part(exp: Experiment, scope: Scope) -> dict[str, int | None]:
 
     Targets are needed of every token. References alone are needed of the pool only, as far as they are read.
     """
-    if caches_targets(exp):
+    if caches_targets(exp) and fold_of(scope) is None:
         return {"samples": None, "cut": None}
     return {
         "samples": exp.references.pool_samples if scope == "general" else None,
@@ -144,12 +161,12 @@ def cache_plan(exp: Experiment, scope: Scope, lengths: np.ndarray) -> CachePlan:
 
 def states_artifact(exp: Experiment, scope: Scope) -> Artifact:
     """The cache folder of a scope."""
-    source = exp.teacher.model if scope == "general" else task_teacher(exp).name
+    source = exp.teacher.model if scope == "general" else task_teacher(exp, fold_of(scope)).name
     recipe = {
         "scope": scope,
         "teacher": source,
         "tokens": tokens_artifact(exp, scope_part(scope)).path.name,
-        "layers": stored_layers(exp),
+        "layers": stored_layers(exp, scope),
         "logits": stores_logits(exp, scope),
         "stored": stored_part(exp, scope),
         "precision": exp.cache.precision,
@@ -167,7 +184,7 @@ def ingredients(exp: Experiment, scope: Scope, tokens: TokenSet) -> dict[str, An
         "teacher": weights_fingerprint(model_folder(teacher_spec(exp, scope))),
         "tokenizer": tokens.artifact.manifest()["tokenizer"],
         "data": tokens.fingerprint,
-        "layers": list(stored_layers(exp)),
+        "layers": list(stored_layers(exp, scope)),
         "stored": stored_part(exp, scope),
         "precision": exp.cache.precision,
         "plan": PLAN_VERSION,

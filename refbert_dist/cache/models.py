@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refbert_dist.artifacts import changed_file, describe_files, read_json, recipe_key
-from refbert_dist.config import SYSTEMS, Experiment, OptimConfig, SystemName
+from refbert_dist.config import FOLDS, SYSTEMS, Experiment, OptimConfig, SystemName
 from refbert_dist.data.tokens import Part, tokens_artifact
 from refbert_dist.errors import UserError
 from refbert_dist.models.locate import model_folder, weight_files
@@ -24,10 +24,24 @@ PHASES = {"general", "intermediate", "prediction", "temperature", "prediction_me
 """Settings of ``distill`` that shape other students than those of the general stage, or are in their keys otherwise."""
 
 
-def task_teacher(exp: Experiment) -> Path:
-    """Folder of the fine-tuned teacher."""
-    head = {} if exp.teacher.head == "bert" else {"head": exp.teacher.head}
-    return _folder(exp, "task-teacher", _training(exp, "train", exp.finetune) | head)
+def task_teacher(exp: Experiment, fold: int | None = None) -> Path:
+    """Folder of the fine-tuned teacher, or of the one that was not fine-tuned on the rows of ``fold``."""
+    recipe = _training(exp, "train", exp.finetune)
+    if exp.teacher.head != "bert":
+        recipe["head"] = exp.teacher.head
+    if fold is not None:
+        recipe |= {"without": fold, "folds": FOLDS}
+    return _folder(exp, "task-teacher", recipe)
+
+
+def shared_models(exp: Experiment) -> dict[Path, Part]:
+    """Folders of the trained models that this experiment shares with others, and the data of each."""
+    found: dict[Path, Part] = {}
+    if exp.corpus:
+        found |= dict.fromkeys((general_student(exp, system) for system in exp.trained_systems()), "corpus")
+    if exp.task:
+        found |= dict.fromkeys((task_teacher(exp, fold) for fold in (None, *exp.folds())), "train")
+    return found
 
 
 def general_student(exp: Experiment, system: SystemName) -> Path:
@@ -50,7 +64,7 @@ def general_student(exp: Experiment, system: SystemName) -> Path:
         unused = {"stored_count", "stages", "label"} | ({"normalize"} if exp.references.normalize else set())
         unused |= {"gate", "gate_start"} if exp.references.gate == "none" else set()
         recipe["references"] = exp.references.model_dump(mode="json", exclude=unused)
-        if system != "refbert" and not SYSTEMS[system].needs_labels:
+        if system != "refbert" and not SYSTEMS[system].of_task:
             recipe["system"] = system
     if "cache" in (exp.distill.targets, exp.references.states):
         # What was stored with a loss is not quite what the teacher said.
@@ -98,12 +112,7 @@ def made_from(exp: Experiment, part: Part) -> dict[str, Any]:
 def check_shared(exp: Experiment) -> None:
     """Refuse students that cannot start, and shared models that were trained from another teacher or other data."""
     check_start(exp)
-    shared: list[tuple[Path, Part]] = [
-        (general_student(exp, name), "corpus") for name in exp.trained_systems() if exp.corpus
-    ]
-    if exp.task:
-        shared.append((task_teacher(exp), "train"))
-    for folder, part in shared:
+    for folder, part in shared_models(exp).items():
         if not is_saved(folder):
             continue
         record = training_record(folder)

@@ -149,6 +149,36 @@ class OnlineStates:
         return [state.float().cpu().numpy() for state in self.teacher(**batch, layers=layers, with_logits=with_logits)]
 
 
+class FoldedStates:
+    """States of each row by the teacher that was not fine-tuned on it."""
+
+    def __init__(self, states: Sequence[TeacherStates], folds: np.ndarray) -> None:
+        """``states`` of each fold's teacher; ``folds`` int64 ``[N]`` of the rows."""
+        self.states = states
+        self.folds = folds
+
+    def layers(self, samples: np.ndarray, layers: Sequence[int], cut: int | None = None) -> dict[int, list[np.ndarray]]:
+        """See :class:`TeacherStates`."""
+        found = {layer: [np.empty(0)] * len(samples) for layer in layers}
+        for states, places in self._parts(samples):
+            for layer, rows in states.layers(samples[places], layers, cut).items():
+                for place, row in zip(places.tolist(), rows, strict=True):
+                    found[layer][place] = row
+        return found
+
+    def logits(self, samples: np.ndarray) -> np.ndarray:
+        """See :class:`TeacherStates`."""
+        parts = [(states.logits(samples[places]), places) for states, places in self._parts(samples)]
+        order = np.argsort(np.concatenate([places for _, places in parts]))
+        joined: np.ndarray = np.concatenate([logits for logits, _ in parts])[order]
+        return joined
+
+    def _parts(self, samples: np.ndarray) -> list[tuple[TeacherStates, np.ndarray]]:
+        folds = self.folds[samples]
+        parts = [(states, np.flatnonzero(folds == fold)) for fold, states in enumerate(self.states)]
+        return [(states, places) for states, places in parts if len(places)]
+
+
 def open_states(
     exp: Experiment, scope: Scope, purpose: Purpose, teacher: Teacher, device: torch.device
 ) -> TeacherStates:
@@ -167,5 +197,5 @@ def open_cache(exp: Experiment, scope: Scope, tokens: TokenSet, width: int) -> C
         artifact.register(exp.run.dir)
     config = exp.cache
     staging = Staging(config.staging_dir, int(config.staging_gb * 1e9)) if config.staging_dir else None
-    codecs = open_codecs(artifact, config.codec, stored_layers(exp), width)
+    codecs = open_codecs(artifact, config.codec, stored_layers(exp, scope), width)
     return CachedStates(artifact, cache_plan(exp, scope, tokens.lengths), codecs, staging)

@@ -51,7 +51,7 @@ def build_states(exp: Experiment, scope: Scope, world: World) -> dict[str, Any]:
 
     with sharded_loading(world, exp.cache.precision):
         teacher = load_teacher(exp, scope)
-    forward = TeacherForward(teacher, tokens, plan, stored_layers(exp), stores_logits(exp, scope), exp, world)
+    forward = TeacherForward(teacher, tokens, plan, stored_layers(exp, scope), stores_logits(exp, scope), exp, world)
     meta: dict[str, Any] = {"made_from": _digest(made_from)}
     names = [RECIPE, *plan.names]
     if is_trained(exp.cache.codec):
@@ -95,7 +95,7 @@ def _require_space(exp: Experiment, scope: Scope, plan: CachePlan, artifact: Art
         int(plan.stored[shard.start : shard.stop].sum()) for shard in plan.shards if shard.name not in committed
     )
     width = teacher_info(exp.teacher.model).hidden
-    needed = missing * len(stored_layers(exp)) * bytes_per_token(exp.cache.codec, width)
+    needed = missing * len(stored_layers(exp, scope)) * bytes_per_token(exp.cache.codec, width)
     require_free_space(artifact.path, int(needed), "the teacher cache")
 
 

@@ -19,12 +19,13 @@ from refbert_dist.config.schema import (
     Stage,
     StudentConfig,
 )
-from refbert_dist.config.systems import EXPORTED, LABEL_WIDTH, SYSTEM_LABELS, SYSTEMS, SystemName
+from refbert_dist.config.systems import EXPORTED, FOLDS, LABEL_WIDTH, SYSTEM_LABELS, SYSTEMS, SystemName
 from refbert_dist.config.task import Split, TaskConfig
 from refbert_dist.config.weights import LossWeights
 
 __all__ = [
     "EXPORTED",
+    "FOLDS",
     "LABEL_WIDTH",
     "SYSTEMS",
     "SYSTEM_LABELS",

@@ -18,7 +18,7 @@ from refbert_dist.config.section import NonNegative as NonNegative
 from refbert_dist.config.section import Positive as Positive
 from refbert_dist.config.section import Rate
 from refbert_dist.config.section import Section as Section
-from refbert_dist.config.systems import EXPORTED, SYSTEMS, SystemName
+from refbert_dist.config.systems import EXPORTED, FOLDS, SYSTEMS, SystemName
 from refbert_dist.config.task import TaskConfig
 
 Stage = Literal["general", "task"]
@@ -280,7 +280,8 @@ class Experiment(Section):
     systems: tuple[SystemName, ...] = ("refbert", "tinybert")
     """Students to train at equal budget; the first is exported. ``tinybert`` is the same student without references;
     the others are controls, which read something else in their place: ``random``, ``shuffled`` (another input's),
-    ``zeros``, ``student`` (the student's states of them), ``own`` (the teacher's of the input itself), ``label`` and
+    ``zeros``, ``student`` (the student's states of them), ``crossfit`` (states by teachers that were not fine-tuned on
+    them), ``own`` (the teacher's of the input itself), ``label`` and
     ``shuffled-labels`` (labels alone)."""
     finetune: OptimConfig = OptimConfig(epochs=3, learning_rate=3e-5)
     """Fine-tuning of the teacher on the task."""
@@ -317,6 +318,12 @@ class Experiment(Section):
                 f"systems begins with '{self.systems[0]}', but the first one is exported, and this is a control; put "
                 "refbert or tinybert first"
             )
+        if "crossfit" in self.systems and (self.task is None or self.references.states == "online"):
+            raise ValueError(
+                f"systems has 'crossfit', which reads cached states of a task's rows, but task is "
+                f"{'given' if self.task else 'missing'} and references.states is '{self.references.states}'; set "
+                "references.states=cache and a task, or take crossfit out"
+            )
         if self.references.stages == "task" and self.task is None:
             raise ValueError(
                 "references.stages is 'task' but there is no task; set references.stages=both or add the task section"
@@ -346,7 +353,11 @@ class Experiment(Section):
 
     def reads_labels(self, system: SystemName) -> bool:
         """Whether ``system`` reads the labels of references in the task stage."""
-        return self.reference_count(system) > 0 and (self.references.label != "none" or SYSTEMS[system].needs_labels)
+        return self.reference_count(system) > 0 and (self.references.label != "none" or not SYSTEMS[system].reads_text)
+
+    def folds(self) -> tuple[int, ...]:
+        """Parts of the training rows without which a teacher is fine-tuned, for ``crossfit``."""
+        return tuple(range(FOLDS)) if self.task and "crossfit" in self.trained_systems() else ()
 
     def student_seed(self, stage: Stage) -> int:
         """Seed of the students of a stage."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SystemName = Literal["refbert", "tinybert", "random", "shuffled", "zeros", "student", "own", "label", "shuffled-labels"]
+SystemName = Literal[
+    "refbert", "tinybert", "random", "shuffled", "zeros", "student", "crossfit", "own", "label", "shuffled-labels"
+]
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,9 @@ class System:
     """For people; ``references`` is the number that is read for each input."""
     reads: str
     """What stands in the place of the references, in a few words."""
-    needs_labels: bool = False
+    of_task: bool = False
     """Whether that exists only where rows have labels; in the general stage it reads what RefBERT does."""
-    needs_text: bool = True
+    reads_text: bool = True
     """Whether states of the references' tokens are read, and not only what is known of their labels."""
 
 
@@ -32,10 +34,20 @@ SYSTEMS: dict[SystemName, System] = {
     "shuffled": System("shuffled k={references}", "the references of another input"),
     "zeros": System("zeros k={references}", "zeros, as many as the references have tokens"),
     "student": System("student's own k={references}", "the student's states of the references, not the teacher's"),
+    "crossfit": System(
+        "crossfit k={references}", "RefBERT's references, by teachers that never saw them", of_task=True
+    ),
     "own": System("own states", "the teacher's states of the input itself: an upper bound that cannot be deployed"),
-    "label": System("label only k={references}", "the references' gold labels and nothing else", True, False),
-    "shuffled-labels": System("wrong labels k={references}", "gold labels of rows drawn from the pool", True, False),
+    "label": System(
+        "label only k={references}", "the references' gold labels and nothing else", of_task=True, reads_text=False
+    ),
+    "shuffled-labels": System(
+        "wrong labels k={references}", "gold labels of rows drawn from the pool", of_task=True, reads_text=False
+    ),
 }
+
+FOLDS = 2
+"""Parts into which ``crossfit`` cuts the training rows; each has a teacher that was fine-tuned on the other."""
 
 EXPORTED: tuple[SystemName, ...] = ("refbert", "tinybert")
 """Systems that can be shipped; the others exist to be measured."""

@@ -166,7 +166,7 @@ class _Costs:
         stored = stored_part(exp, scope)
         lengths = lengths.scaled(min(lengths.samples, stored["samples"] or lengths.samples))
         kept = lengths if stored["cut"] is None else lengths.cut(stored["cut"])
-        layers = len(stored_layers(exp))
+        layers = len(stored_layers(exp, scope))
         passes = max(1.0, lengths.tokens / exp.cache.batch_tokens)
         compute_s = self.device.forward[exp.cache.precision].seconds(
             forward(self.teacher, lengths.tokens, lengths.seen, passes)
@@ -197,7 +197,14 @@ class _Costs:
             work = forward(self.teacher, samples * longest, longest)
             return self.device.training.seconds(work.with_backward()) + samples * self.core.sample_s
 
-        return self._training(self.exp.finetune, lengths, self.teacher.parameters, pass_s, 0.0)
+        whole = self._training(self.exp.finetune, lengths, self.teacher.parameters, pass_s, 0.0)
+        folds = self.exp.folds()
+        if not folds:
+            return whole
+        without = lengths.scaled(max(1, round(lengths.samples * (1 - 1 / len(folds)))))
+        return total(
+            [whole, *(self._training(self.exp.finetune, without, self.teacher.parameters, pass_s, 0.0) for _ in folds)]
+        )
 
     # -- students ------------------------------------------------------------------------------------------------------
 

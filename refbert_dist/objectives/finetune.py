@@ -32,19 +32,22 @@ class FinetuneModule(torch.nn.Module):
 class FinetuneObjective:
     """Cross-entropy, or squared error for regression, over the task's training rows."""
 
-    def __init__(self, teacher: Teacher, tokens: TokenSet, num_labels: int) -> None:
+    def __init__(self, teacher: Teacher, tokens: TokenSet, num_labels: int, rows: np.ndarray | None = None) -> None:
+        """``rows`` int64 ``[n]`` are those to train on; None: all."""
         self.module = FinetuneModule(teacher, num_labels)
         self.weights = self.weights_at(0.0)
         self.tokens = tokens
-        self.lengths = tokens.lengths
+        self.rows = np.arange(len(tokens)) if rows is None else rows
+        self.lengths = tokens.lengths[self.rows]
         self.pad_id = teacher.pad_token_id
 
     def batch(self, samples: np.ndarray, device: torch.device) -> dict[str, Any]:
         """Inputs and gold labels."""
         assert self.tokens.labels is not None
+        rows = self.rows[samples]
         return {
-            "inputs": to_device(token_batch(self.tokens, samples, self.pad_id), device),
-            "labels": torch.from_numpy(self.tokens.labels[samples]).to(device),
+            "inputs": to_device(token_batch(self.tokens, rows, self.pad_id), device),
+            "labels": torch.from_numpy(self.tokens.labels[rows]).to(device),
         }
 
     def weights_at(self, fraction: float) -> dict[str, float]:

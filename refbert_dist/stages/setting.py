@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from refbert_dist.cache.contract import caches_references, caches_targets, scope_part, trained_scope, value_layer
+from refbert_dist.cache.contract import (
+    caches_references,
+    caches_targets,
+    fold_scope,
+    scope_part,
+    trained_scope,
+    value_layer,
+)
 from refbert_dist.cache.forward import load_teacher
-from refbert_dist.cache.states import OnlineStates, TeacherStates, open_states
+from refbert_dist.cache.states import FoldedStates, OnlineStates, TeacherStates, open_cache, open_states
 from refbert_dist.config import SYSTEMS, Experiment, Stage, SystemName
+from refbert_dist.data.folds import row_folds
 from refbert_dist.data.tasks import TaskSpec, task_spec
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.models.teacher import Teacher
@@ -43,20 +51,23 @@ class Setting:
             return None
         if system == "own":
             return self._own(part)
-        if self.scope == "general" and SYSTEMS[system].needs_labels:
+        if self.scope == "general" and SYSTEMS[system].of_task:
             system = "refbert"
         rows = self._rows(system, part, count)
-        if not SYSTEMS[system].needs_text:
+        if not SYSTEMS[system].reads_text:
             return Neighbours(rows, LabelStates(self._gold_labels(), self.teacher.hidden_size, self.device))
         if system == "student":
             length, pad_id = self.exp.references.max_length, self.teacher.pad_token_id
             return Unread(rows, self.tokens, length, pad_id, self.device)
-        source = Neighbours(rows, self.reference_states())
+        source = Neighbours(rows, self.reference_states(crossfit=system == "crossfit"))
         return Zeros(source) if system == "zeros" else source
 
-    def reference_states(self) -> ReferenceStates:
-        """States of pool rows as RefBERT reads them."""
-        states = open_states(self.exp, self.scope, "references", self.teacher, self.device)
+    def reference_states(self, crossfit: bool = False) -> ReferenceStates:
+        """States of pool rows as RefBERT reads them; with ``crossfit`` by teachers that were not fine-tuned on them.
+
+        Embedding outputs are the teacher's in any case.
+        """
+        states = self._crossfit_states() if crossfit else self._stored_references()
         labels = None
         if self.scope == "task" and self.exp.references.label != "none":
             labels = self._gold_labels() if self.exp.references.label == "gold" else self._taught_labels(states)
@@ -96,6 +107,14 @@ class Setting:
         if system == "shuffled":
             return dealt_rows(rows, own, self.tokens.documents, seed)
         return drawn_rows(rows, own, self.tokens.documents, table.left_out, seed)
+
+    def _stored_references(self) -> TeacherStates:
+        return open_states(self.exp, self.scope, "references", self.teacher, self.device)
+
+    def _crossfit_states(self) -> TeacherStates:
+        width = self.teacher.hidden_size
+        states = [open_cache(self.exp, fold_scope(fold), self.tokens, width) for fold in self.exp.folds()]
+        return FoldedStates(states, row_folds(self.exp, self.tokens))
 
     def _gold_labels(self) -> np.ndarray:
         assert self.tokens.labels is not None
