@@ -11,7 +11,7 @@ from refbert_dist.pipeline import leaves
 from refbert_dist.tracking.files import read_json_or_none
 
 PROGRESS = {
-    "cache-task": ("cache-task", "cache-augmented"),
+    "cache-task": ("cache-task", "cache-augmented", "cache-fold-"),
     "distill-general": ("general-",),
     "distill-task": ("intermediate-", "prediction-"),
 }
