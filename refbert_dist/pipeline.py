@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -365,21 +365,16 @@ def fingerprints(run_dir: Path) -> dict[str, str]:
 
     None where they cannot be looked at: a run may be copied from a place that does not see its cache or its teacher.
     """
-    try:
-        exp = load_experiment(run_dir / EXPERIMENT)
-        return {
-            # MLflow allows no comma.
-            f"refbert.fingerprint.{leaf.label.replace(',', '')}": _fingerprint(leaf.artifact.manifest())
-            for leaf in leaves(exp)
-            if leaf.artifact.complete
-        }
-    except (RefBertError, OSError):
-        return {}
-
-
-def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    # Teacher states are known by what they are made from: no two machines compute quite the same.
-    return str(manifest.get("fingerprint") or recipe_key(manifest["kind"], manifest["ingredients"]))
+    found = {}
+    with contextlib.suppress(RefBertError, OSError):
+        for leaf in leaves(load_experiment(run_dir / EXPERIMENT)):
+            if leaf.artifact.complete:
+                manifest = leaf.artifact.manifest()
+                # Teacher states are known by what they are made from: no two machines compute quite the same.
+                content = manifest.get("fingerprint") or recipe_key(manifest["kind"], manifest["ingredients"])
+                # MLflow allows no comma.
+                found[f"refbert.fingerprint.{leaf.label.replace(',', '')}"] = str(content)
+    return found
 
 
 @contextlib.contextmanager
