@@ -8,7 +8,7 @@ import yaml
 from tables import table_file
 from tiny import tiny_values
 
-from refbert_dist.config import to_yaml
+from refbert_dist.config import SYSTEMS, to_yaml
 from refbert_dist.config.reference import table
 from refbert_dist.errors import UserError
 from refbert_dist.table import run
@@ -49,7 +49,7 @@ def test_overrides_are_of_the_table_or_of_the_experiment(tmp_path: Path) -> None
 
 def test_the_table_in_configs_has_the_controls_in_three_of_five_seeds() -> None:
     found = load_table(Path(__file__).parents[2] / "configs" / "glue-small.yaml", ["data=GLUE"])
-    assert [len(cell.experiment.systems) for cell in found.cells] == 12 * [9] + 8 * [2]
+    assert [len(cell.experiment.systems) for cell in found.cells] == 12 * [len(SYSTEMS)] + 8 * [2]
     assert {exp.task and exp.task.path for exp in found.experiments.values()} == {
         f"GLUE/{task}" for task in found.tasks
     }
