@@ -1,5 +1,6 @@
 """``refbert logs``: the newest, followed, and of what has failed."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -81,7 +82,14 @@ def test_following_ends_with_the_run_and_goes_from_stage_to_stage(exp: Experimen
     command = [sys.executable, "-m", "launchers.cli", "logs", str(exp.run.dir), "-f", "-n", "1"]
     with (
         open_run(exp),
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # What runs the tests in the background may ignore interrupts, which children would do, too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as follower,
     ):
         assert follower.stdout and follower.stderr
         assert follower.stdout.readline().endswith("finetune-rank0.log <==\n")
@@ -110,7 +118,14 @@ def test_an_interrupt_ends_following_quietly(exp: Experiment) -> None:
     command = [sys.executable, "-m", "launchers.cli", "logs", str(exp.run.dir), "-f"]
     with (
         open_run(exp),
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # What runs the tests in the background may ignore interrupts, which children would do, too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as follower,
     ):
         assert follower.stdout
         while follower.stdout.readline() != "here\n":
