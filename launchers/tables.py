@@ -13,12 +13,16 @@ from rich.table import Table
 
 from refbert_dist.artifacts import read_json
 from refbert_dist.config import SYSTEM_LABELS, Experiment
+from refbert_dist.errors import UserError
 from refbert_dist.references.informativeness import label_rows
 
 
 def show_results(exp: Experiment, console: Console) -> None:
     """The systems of a finished run side by side; narrow enough for a terminal of 80 columns."""
-    rows: list[dict[str, Any]] = read_json(exp.run.dir / "results.json")
+    path = exp.run.dir / "results.json"
+    if not path.exists():
+        raise UserError(f"{path} is gone, from which the scores are shown; refbert evaluate makes it again")
+    rows: list[dict[str, Any]] = read_json(path)
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     first = rows[0]
     table = Table(
