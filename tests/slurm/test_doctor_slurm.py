@@ -171,7 +171,15 @@ def test_a_job_that_does_not_start_is_cancelled(doctor: Doctor, monkeypatch: pyt
 def test_an_interrupt_cancels_the_job(sandbox: Any, shared_dir: Path) -> None:
     profile = write_profile(shared_dir, sbatch={"begin": "now+1hour"})
     command = [sys.executable, "-m", "launchers.cli", "doctor", "--on", str(profile)]
-    process = subprocess.Popen(command, cwd=shared_dir, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = subprocess.Popen(
+        command,
+        cwd=shared_dir,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+        # What runs the tests in the background may ignore interrupts, which children would do, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert any("is submitted" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)

@@ -87,8 +87,6 @@ def test_following_ends_with_the_run_and_goes_from_stage_to_stage(exp: Experimen
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # What runs the tests in the background may ignore interrupts, which children would do, too.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as follower,
     ):
         assert follower.stdout and follower.stderr
