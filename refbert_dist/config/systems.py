@@ -19,32 +19,25 @@ class System:
 
     label: str
     """For people; ``references`` is the number that is read for each input."""
-    reads: str
-    """What stands in the place of the references, in a few words."""
     of_task: bool = False
-    """Whether that exists only where rows have labels; in the general stage it reads what RefBERT does."""
+    """Whether what it reads exists only where rows have labels; in the general stage it reads what RefBERT does."""
     reads_text: bool = True
     """Whether states of the references' tokens are read, and not only what is known of their labels."""
 
 
 SYSTEMS: dict[SystemName, System] = {
-    "tinybert": System("TinyBERT", "nothing"),
-    "refbert": System("RefBERT k={references}", "the teacher's states of the nearest allowed texts"),
-    "random": System("random k={references}", "the teacher's states of texts drawn from the pool"),
-    "shuffled": System("shuffled k={references}", "the references of another input"),
-    "zeros": System("zeros k={references}", "zeros, as many as the references have tokens"),
-    "student": System("student's own k={references}", "the student's states of the references, not the teacher's"),
-    "crossfit": System(
-        "crossfit k={references}", "RefBERT's references, by teachers that never saw them", of_task=True
-    ),
-    "own": System("own states", "the teacher's states of the input itself: an upper bound that cannot be deployed"),
-    "label": System(
-        "label only k={references}", "the references' gold labels and nothing else", of_task=True, reads_text=False
-    ),
-    "shuffled-labels": System(
-        "wrong labels k={references}", "gold labels of rows drawn from the pool", of_task=True, reads_text=False
-    ),
+    "tinybert": System("TinyBERT"),
+    "refbert": System("RefBERT k={references}"),
+    "random": System("random k={references}"),
+    "shuffled": System("shuffled k={references}"),
+    "zeros": System("zeros k={references}"),
+    "student": System("student's own k={references}"),
+    "crossfit": System("crossfit k={references}", of_task=True),
+    "own": System("own states"),
+    "label": System("label only k={references}", of_task=True, reads_text=False),
+    "shuffled-labels": System("wrong labels k={references}", of_task=True, reads_text=False),
 }
+"""What each reads, and what it is a control of, is in docs/method.md."""
 
 FOLDS = 2
 """Parts into which ``crossfit`` cuts the training rows; each has a teacher that was fine-tuned on the other."""

@@ -1,4 +1,4 @@
-"""Which training rows a fold's teacher is not fine-tuned on."""
+"""Which training rows know of each other, and which a fold's teacher is not fine-tuned on."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from refbert_dist.data.tasks import document_parents, has_phrases
 from refbert_dist.data.token_set import TokenSet
 
 
-def row_folds(exp: Experiment, tokens: TokenSet) -> np.ndarray:
-    """The fold of each training row, int64 ``[N]``.
+def row_groups(exp: Experiment, tokens: TokenSet) -> np.ndarray:
+    """A number of each training row, or copy of one, int64 ``[N]``.
 
-    Rows with common sentences, or with one parent sentence, are in one fold, so that a teacher knows nothing of them
-    from the others.
+    Rows with common sentences share it, and where rows are phrases those of one parent sentence.
     """
     assert exp.task is not None
-    groups = tokens.documents
-    if has_phrases(exp.task):
-        groups = document_parents(exp.task)[groups]
-    _, numbers = np.unique(groups, return_inverse=True)
+    return document_parents(exp.task)[tokens.documents] if has_phrases(exp.task) else tokens.documents
+
+
+def row_folds(exp: Experiment, tokens: TokenSet) -> np.ndarray:
+    """The fold of each training row, int64 ``[N]``. A group is in one, or a teacher would know a row from others."""
+    _, numbers = np.unique(row_groups(exp, tokens), return_inverse=True)
     order = np.random.default_rng(exp.seed).permutation(int(numbers.max()) + 1)
     folds: np.ndarray = order[numbers] % FOLDS
     return folds

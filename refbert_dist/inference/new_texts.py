@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from refbert_dist.artifacts import read_json
 from refbert_dist.bank.reader import ReferenceBank
 from refbert_dist.bank.states import State
 from refbert_dist.bank.writer import add_texts, remove_texts, replace_texts
@@ -64,18 +63,17 @@ class BankEditor:
                 f"--teacher is '{teacher}', which is not the teacher whose states {self._bank} holds; give the "
                 "fine-tuned teacher of the run that made the model"
             )
-        config = read_json(self.folder / "config.json")
-        told = config.get("reference_label", "none")
-        if told == "gold":
+        model = RefBertForSequenceClassification.from_pretrained(self.folder).eval()
+        config = model.config
+        if config.reference_label == "gold":
             raise UserError(
                 f"{self.folder} reads the gold labels of its references, which new texts do not have; remove texts "
                 "only, or train with references.label=teacher"
             )
-        model = RefBertForSequenceClassification.from_pretrained(self.folder).eval()
-        taught = model.config.reference_label == "teacher"
+        taught = config.reference_label == "teacher"
         loaded = Teacher.load(teacher, model.num_labels if taught else None)
-        layers = [config[f"reference_{kind}_layer"] for kind in ("key", "value")]
-        length = config["reference_max_length"] - taught
+        layers = [config.reference_key_layer, config.reference_value_layer]
+        length = config.reference_max_length - taught
         for start in range(0, len(texts), BATCH_TEXTS):
             ids, types = tokenized(self._tokenizer, texts[start : start + BATCH_TEXTS])
             tokens: dict[str, Any] = pad_tokens(ids, types, loaded.pad_token_id)

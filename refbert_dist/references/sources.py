@@ -106,18 +106,17 @@ def encoded_by(student: Any, given: Given) -> Given:
     return {"reference_keys": states[0].view(shape), "reference_values": states[-1].view(shape), MASK: mask}
 
 
-def drawn_rows(table: np.ndarray, own: np.ndarray, documents: np.ndarray, left_out: list[int], seed: int) -> np.ndarray:
-    """Rows drawn from the pool in the place of neighbours: never the sample itself, its document, or a row left out.
+def drawn_rows(table: np.ndarray, own: np.ndarray, documents: np.ndarray, allowed: np.ndarray, seed: int) -> np.ndarray:
+    """Rows drawn from the pool in the place of neighbours: never the sample itself, or another row of its document.
 
     Args:
         table: neighbours int64 ``[N, K]``; what is missing there is missing in the result.
         own: document of each sample by the pool's numbers, int64 ``[N]``; -1 where it is none of the pool's.
-        documents: document of each pool row, int64 ``[P]``.
-        left_out: pool rows that nobody may read.
+        documents: document of each row, int64 ``[P]``.
+        allowed: the rows that may be read, int64.
         seed: of the draw.
     """
     generator = np.random.default_rng(seed)
-    allowed = np.setdiff1d(np.arange(len(documents)), left_out)
     rows = allowed[generator.integers(len(allowed), size=table.shape)]
     for _ in range(100):
         wrong = documents[rows] == own[:, None]

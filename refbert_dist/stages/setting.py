@@ -16,7 +16,8 @@ from refbert_dist.cache.contract import (
 from refbert_dist.cache.forward import load_teacher
 from refbert_dist.cache.states import FoldedStates, OnlineStates, TeacherStates, open_cache, open_states
 from refbert_dist.config import SYSTEMS, Experiment, Stage, SystemName
-from refbert_dist.data.folds import row_folds
+from refbert_dist.data.folds import row_folds, row_groups
+from refbert_dist.data.pool import pool_rows
 from refbert_dist.data.tasks import TaskSpec, task_spec
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.models.teacher import Teacher
@@ -100,13 +101,17 @@ class Setting:
         rows = table.prefix(count)
         if system not in ("random", "shuffled", "shuffled-labels"):
             return rows
-        own = np.full(len(rows), -1)
+        pool, own = self._groups(self.tokens), np.full(len(rows), -1)
         if part in (pool_part(part), "augmented"):
-            own = TokenSet.open(tokens_artifact(self.exp, part)).documents
+            own = self._groups(TokenSet.open(tokens_artifact(self.exp, part)))
         seed = self.exp.student_seed(self.scope)
         if system == "shuffled":
-            return dealt_rows(rows, own, self.tokens.documents, seed)
-        return drawn_rows(rows, own, self.tokens.documents, table.left_out, seed)
+            return dealt_rows(rows, own, pool, seed)
+        cap = self.exp.references.pool_samples if self.scope == "general" else len(pool)
+        return drawn_rows(rows, own, pool, np.setdiff1d(pool_rows(len(pool), cap), table.left_out), seed)
+
+    def _groups(self, tokens: TokenSet) -> np.ndarray:
+        return tokens.documents if self.scope == "general" else row_groups(self.exp, tokens)
 
     def _stored_references(self) -> TeacherStates:
         return open_states(self.exp, self.scope, "references", self.teacher, self.device)

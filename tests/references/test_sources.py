@@ -30,26 +30,26 @@ def test_zeros_stand_where_the_references_are() -> None:
     assert torch.equal(zeros["reference_mask"], plain["reference_mask"]) and not zeros["reference_mask"].all()
 
 
-def test_drawn_rows_are_none_of_the_own_document_and_none_left_out() -> None:
+def test_drawn_rows_are_none_of_the_own_document_and_all_allowed() -> None:
     table = np.tile(NEIGHBOURS, (200, 1))
     own = np.tile(DOCUMENTS, 200)
-    rows = drawn_rows(table, own, DOCUMENTS, left_out=[4], seed=1)
+    rows = drawn_rows(table, own, DOCUMENTS, allowed=np.arange(4), seed=1)
     assert ((rows == -1) == (table == -1)).all(), "what is missing stays missing"
     present = rows >= 0
     assert set(rows[present].tolist()) == {0, 1, 2, 3}
     assert (DOCUMENTS[rows] != own[:, None])[present].all()
-    assert (rows == drawn_rows(table, own, DOCUMENTS, left_out=[4], seed=1)).all()
-    assert (rows != drawn_rows(table, own, DOCUMENTS, left_out=[4], seed=2)).any()
+    assert (rows == drawn_rows(table, own, DOCUMENTS, allowed=np.arange(4), seed=1)).all()
+    assert (rows != drawn_rows(table, own, DOCUMENTS, allowed=np.arange(4), seed=2)).any()
 
 
 def test_strangers_may_be_given_any_row() -> None:
     table = np.zeros((500, 1), np.int64)
-    rows = drawn_rows(table, np.full(500, -1), DOCUMENTS, left_out=[], seed=0)
+    rows = drawn_rows(table, np.full(500, -1), DOCUMENTS, allowed=np.arange(5), seed=0)
     assert set(rows.ravel().tolist()) == {0, 1, 2, 3, 4}
 
 
 def test_a_pool_of_one_document_leaves_nothing_to_draw() -> None:
-    rows = drawn_rows(np.array([[1], [0]]), np.zeros(2, np.int64), np.zeros(2, np.int64), left_out=[], seed=0)
+    rows = drawn_rows(np.array([[1], [0]]), np.zeros(2, np.int64), np.zeros(2, np.int64), allowed=np.arange(2), seed=0)
     assert rows.tolist() == [[-1], [-1]]
 
 
