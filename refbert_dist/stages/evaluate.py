@@ -58,6 +58,19 @@ def run(exp: Experiment) -> dict[str, Any]:
         parameters[VOTE], budgets[VOTE] = 0, {"steps": 0, "samples": 0, "seconds": 0.0}
     timing = latencies(exp, setting, students, scored["dev"]) if exp.evaluate.latency_repeats else None
 
+    facts = {
+        name: {
+            "params": parameters[name],
+            "size_ratio": round(parameters["teacher"] / parameters[name], 3) if parameters[name] else None,
+            **(timing.of(name) if timing and name != VOTE else dict.fromkeys(Timing.COLUMNS)),
+            "steps": budget["steps"],
+            "samples": budget["samples"],
+            "kept": "best" if "best" in budget else "last",
+            "seconds": budget["seconds"],
+        }
+        for name, budget in budgets.items()
+    }
+
     rows: list[dict[str, Any]] = []
     metrics = MetricsLog(exp.run.dir)
     total = sum(map(len, scored.values())) * len(budgets)
@@ -77,21 +90,13 @@ def run(exp: Experiment) -> dict[str, Any]:
                 by_metric = scores(spec.metrics, answered, tokens.labels)
                 found = {metric + SUFFIXES[part]: score for metric, score in by_metric.items()}
                 metrics.write("evaluate", f"evaluate-{name}", budgets[name]["steps"], found)
-                common = {
-                    "n": len(tokens),
-                    "references": _references_read(exp, name, neighbours),
-                    "params": parameters[name],
-                    "size_ratio": round(parameters["teacher"] / parameters[name], 3) if parameters[name] else None,
-                    **(timing.of(name) if timing and name != VOTE else dict.fromkeys(Timing.COLUMNS)),
-                    "steps": budgets[name]["steps"],
-                    "samples": budgets[name]["samples"],
-                    "kept": "best" if "best" in budgets[name] else "last",
-                    "seconds": budgets[name]["seconds"],
-                }
-                for metric, score in found.items():
-                    seed = exp.student_seed("task") if name in students else exp.seed
-                    asked = {"system": name, "task": exp.task.shown, "seed": seed, "metric": metric}
-                    rows.append({**asked, "score": round(score, 6), **common})
+                seed = exp.student_seed("task") if name in students else exp.seed
+                asked = {"system": name, "task": exp.task.shown, "seed": seed}
+                read = {"n": len(tokens), "references": _references_read(exp, name, neighbours)}
+                rows += [
+                    {**asked, "metric": metric, "score": round(score, 6), **read, **facts[name]}
+                    for metric, score in found.items()
+                ]
     write_json(exp.run.dir / "results.json", rows)
     return {"rows": len(rows), "teacher_samples": setting.teacher.samples}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refbert_models import Batch, K, R, T
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 SHAPE = {
@@ -51,3 +52,14 @@ def batch() -> dict[str, torch.Tensor]:
     types = torch.zeros_like(ids)
     types[:2, 3:] = 1
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+@pytest.fixture
+def references() -> Batch:
+    """Two references for each of three samples, of 5, 3; 4, none; and no tokens."""
+    torch.manual_seed(5)
+    mask = torch.zeros(3, K, R)
+    for sample, reference, length in ((0, 0, 5), (0, 1, 3), (1, 0, 4)):
+        mask[sample, reference, :length] = 1
+    states = torch.randn(2, 3, K, R, T)
+    return {"reference_keys": states[0], "reference_values": states[1], "reference_mask": mask}

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_modeling_refbert import Batch, assert_same, build, config, references
+from refbert_models import Batch, assert_same, build, config
 from torch import Tensor
 
 from refbert_dist.engine.distributed import parameter_groups
 from refbert_dist.models.modeling_refbert import GATE_SCALE, RefBertForSequenceClassification, RefBertModel
 
-__all__ = ["references"]  # a fixture
 GATES = ("bias", "token")
 CLOSED = -1e4
 
