@@ -21,7 +21,7 @@ from refbert_dist.table import run
 from refbert_dist.table.config import Cell, Table, load_table
 
 SKILLS = {"teacher": 0.9, "tinybert": 0.6, "refbert": 0.8, "random": 0.6, "zeros": 0.5}
-"""Share of the rows that each system knows; it guesses at the others."""
+"""Share of the rows that each system, or variant by its name, knows; it guesses at the others."""
 
 
 def table_file(root: Path, **changes: Any) -> Path:
@@ -70,7 +70,7 @@ def _answer(cell: Cell, part: Split, skills: Mapping[str, float]) -> Iterator[di
     hard = np.random.default_rng(0).random(len(gold))
     for number, system in enumerate(("teacher", *exp.systems)):
         rng = np.random.default_rng([number, cell.seed_of(system)])
-        known = hard + rng.normal(0, 0.05, len(gold)) < skills[system]
+        known = hard + rng.normal(0, 0.05, len(gold)) < skills[cell.variant or system]
         logits = _logits(gold, known, rng, spec.num_labels)
         with atomic_path(answers_path(exp.run.dir, system, part)) as temporary:
             save_tensors({"logits": logits})(temporary)

@@ -13,7 +13,7 @@ from refbert_dist.data.tasks import Split
 from refbert_dist.data.token_set import TokenSet
 from refbert_dist.data.tokens import tokens_artifact
 from refbert_dist.stages.scores import SUFFIXES, answers_path, predictions_of, scores
-from refbert_dist.table.config import Table
+from refbert_dist.table.config import METHOD, Table, variant_of
 from refbert_dist.table.rows import Row
 from refbert_dist.table.statistics import RESAMPLED, resampled_scores
 
@@ -96,10 +96,11 @@ def _answers(
 ) -> Iterator[tuple[Member, np.ndarray]]:
     """Predictions ``[N]`` that are there, and give the scores in the CSV file: those may be of another machine."""
     seen: set[Member] = set()
-    systems = dict.fromkeys(system for system, _ in known)
+    systems = dict.fromkeys(METHOD if variant_of(system) else system for system, _ in known)
     for cell in (cell for cell in table.cells if cell.task == task):
         for system in systems:
-            member, path = (system, cell.seed_of(system)), answers_path(cell.experiment.run.dir, system, part)
+            path = answers_path(cell.experiment.run.dir, system, part)
+            member = (cell.row_name(system) or "", cell.seed_of(system))
             if member not in known or member in seen or not path.exists():
                 continue
             logits = map_tensors(path)["logits"]

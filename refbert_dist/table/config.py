@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -15,29 +15,41 @@ from pydantic import Field, field_validator, model_validator
 from refbert_dist.config import Experiment, SystemName, parse_experiment, parse_model, read_yaml
 from refbert_dist.config.load import apply_overrides, merged, overrides_of, read_about_experiment
 from refbert_dist.config.section import Section
-from refbert_dist.config.systems import EXPORTED
+from refbert_dist.config.systems import EXPORTED, SYSTEMS
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.errors import UserError, did_you_mean
 from refbert_dist.rundir import TABLE
 
 DEFAULT = "default"
 """In ``seeds``: of all systems that are not named there."""
+METHOD: SystemName = "refbert"
+"""The system that variants are of."""
+VARIED = "references"
+"""The section of an experiment that a variant may change."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table: a task, and the students that have this seed."""
+    """One run of a table: a task, and the students that have this seed, or a variant of one of them."""
 
     task: str
     """Its name in the table."""
     seed: int
     """Of the students (``distill.seed``); everything else is drawn with the experiment's own."""
+    variant: str | None
+    """Its name in the table, where the only system is a variant of RefBERT."""
     experiment: Experiment
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.task}-seed{self.seed}"
+        return "-".join([self.task, f"seed{self.seed}", *([self.variant] if self.variant else [])])
+
+    def row_name(self, system: str) -> str | None:
+        """What the table's rows call a system of this cell; None for what other cells have as well."""
+        if self.variant is None:
+            return system
+        return varied(self.variant) if system == METHOD else None
 
     def seed_of(self, system: str) -> int:
         """Of a student the cell's own; of anything else, which all cells share, the experiment's."""
@@ -57,20 +69,24 @@ class Table(Section):
     tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     """Name -> what differs from the experiment, as ``{task.max_train: 12000}`` or in sections. ``task.name`` is the
     name unless given."""
-    seeds: dict[str, tuple[int, ...]] = {DEFAULT: (0,)}  # noqa: RUF012 (pydantic copies defaults)
+    variants: dict[str, dict[str, Any]] = {}  # noqa: RUF012 (pydantic copies defaults)
+    """Name -> what differs from the experiment in a further RefBERT, as ``{references.count: 4}``: fields of
+    ``references`` only, so that everything else stays comparable."""
+    seeds: dict[str, tuple[int, ...]] = {DEFAULT: (0,)}  # noqa: RUF012
     """Seeds of the students (``distill.seed``): a number of them, counted from 0, a list, or either for each system
-    with ``default`` for the others. Teachers, caches and students of the general stage have none of their own."""
+    or variant with ``default`` for the others. Teachers, caches and students of the general stage have none of their
+    own."""
     csv: Path | None = None
     """File to which the rows of finished cells are added, in the repository perhaps; ``null``: ``table.csv`` in the
     run directory."""
 
-    @field_validator("tasks", mode="before")
+    @field_validator("tasks", "variants", mode="before")
     @classmethod
-    def _in_sections(cls, tasks: Any) -> Any:
+    def _in_sections(cls, changed: Any) -> Any:
         """A name such as ``task.path`` stands for ``path`` in the section ``task``; ``null`` for no changes."""
-        if not isinstance(tasks, dict):
-            return tasks
-        return {name: {} if given is None else _sections(given) for name, given in tasks.items()}
+        if not isinstance(changed, dict):
+            return changed
+        return {name: {} if given is None else _sections(given) for name, given in changed.items()}
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -83,40 +99,53 @@ class Table(Section):
     def _cells_are_whole_and_different(self) -> Table:
         for task, changes in self.tasks.items():
             _check_task(task, changes)
+        for variant, changes in self.variants.items():
+            _check_variant(variant, changes)
         systems = self.experiments[next(iter(self.tasks))].systems
+        named = (*systems, *self.variants)
         for name in self.seeds:
-            if name not in (*systems, DEFAULT):
+            if name not in (*named, DEFAULT):
                 raise ValueError(
-                    f"seeds names '{name}', which is not among the table's systems ({', '.join(systems)})"
-                    f"{did_you_mean(name, systems)}; add it to systems, or take it away"
+                    f"seeds names '{name}', which is not among the table's systems ({', '.join(named)})"
+                    f"{did_you_mean(name, named)}; add it to systems, or take it away"
                 )
         compared = {seed for system in systems if system in EXPORTED for seed in self.seeds_of(system)}
-        for system in systems:
-            if not self.seeds_of(system):
-                raise ValueError(f"seeds has none for {system}; add seeds.{system} or seeds.{DEFAULT}")
-            if alone := sorted({*self.seeds_of(system)} - compared):
+        for name in named:
+            if not self.seeds_of(name):
+                raise ValueError(f"seeds has none for {name}; add seeds.{name} or seeds.{DEFAULT}")
+            if alone := sorted({*self.seeds_of(name)} - compared):
                 raise ValueError(
-                    f"seeds has {alone[0]} for {system}, which none of {', '.join(EXPORTED)} has, so that it could be "
+                    f"seeds has {alone[0]} for {name}, which none of {', '.join(EXPORTED)} has, so that it could be "
                     "compared with nothing; add it there, or take it away"
                 )
-        same: dict[str, str] = {}
-        for task, exp in self.experiments.items():
-            other = same.setdefault(exp.model_dump_json(), task)
-            if other != task:
-                raise ValueError(f"tasks.{task} is the same as tasks.{other}; change something in it, or take it away")
+        _check_different("tasks", self.experiments)
+        first = next(iter(self.tasks))
+        of_first = {variant: self.experiment_of(first, variant) for variant in self.variants}
+        for variant, exp in of_first.items():
+            if not exp.references.count:
+                raise ValueError(
+                    f"variants.{variant} has no references and would be TinyBERT; set references.count, or take it away"
+                )
+        _check_different("variants", of_first, self.experiments[first])
         return self
 
     @cached_property
     def experiments(self) -> dict[str, Experiment]:
         """Of each task, with all systems, in the run directory of the table."""
-        return {task: self._experiment(task) for task in self.tasks}
+        return {task: self.experiment_of(task) for task in self.tasks}
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """All of them, in order: the first seed of every task makes what the others share."""
         systems = next(iter(self.experiments.values())).systems
         seeds = dict.fromkeys(seed for system in systems for seed in self.seeds_of(system))
-        return tuple(self._cell(task, seed) for seed in sorted(seeds) for task in self.tasks)
+        return tuple(
+            self._cell(task, seed, variant)
+            for seed in sorted(seeds)
+            for task in self.tasks
+            for variant in (None, *self.variants)
+            if variant is None or seed in self.seeds_of(variant)
+        )
 
     @property
     def run_dir(self) -> Path:
@@ -129,12 +158,15 @@ class Table(Section):
         return self.csv or self.run_dir / "table.csv"
 
     def seeds_of(self, system: str) -> tuple[int, ...]:
-        """Seeds with which a system is trained."""
+        """Seeds with which a system, or a variant by its name, is trained."""
         return self.seeds.get(system, self.seeds.get(DEFAULT, ()))
 
-    def _experiment(self, task: str) -> Experiment:
+    def experiment_of(self, task: str, variant: str | None = None) -> Experiment:
+        """Of a task, with all systems, or with RefBERT alone, as a variant changes it."""
         changes = self.tasks[task]
         given = merged(self.experiment, changes)
+        if variant is not None:
+            given = {**merged(given, self.variants[variant]), "systems": [METHOD]}
         own = changes.get("task", {})
         name = own.get("name", task)
         path = own.get("path", None if self.data is None else f"{self.data}/{name}")
@@ -145,16 +177,27 @@ class Table(Section):
             task_spec(str(name))
             return parse_experiment(given)
         except UserError as error:
-            raise ValueError(f"tasks.{task}: {error}") from None
+            raise ValueError(f"{f'variants.{variant}' if variant else f'tasks.{task}'}: {error}") from None
 
-    def _cell(self, task: str, seed: int) -> Cell:
-        exp = self.experiments[task]
-        systems = [system for system in exp.systems if seed in self.seeds_of(system)]
+    def _cell(self, task: str, seed: int, variant: str | None) -> Cell:
+        exp = self.experiment_of(task, variant)
+        systems = [system for system in exp.systems if variant or seed in self.seeds_of(system)]
         # An experiment begins with one that can be exported.
         systems.sort(key=lambda system: system not in EXPORTED)
-        folder = exp.run.dir / "cells" / f"{task}-seed{seed}"
+        cell = Cell(task, seed, variant, exp)
+        folder = exp.run.dir / "cells" / cell.name
         changes = [f"systems={json.dumps(systems)}", f"distill.seed={seed}", f"run.dir={json.dumps(str(folder))}"]
-        return Cell(task, seed, parse_experiment(apply_overrides(exp.model_dump(mode="json"), changes)))
+        return replace(cell, experiment=parse_experiment(apply_overrides(exp.model_dump(mode="json"), changes)))
+
+
+def varied(variant: str) -> str:
+    """What rows call RefBERT in a variant."""
+    return f"{METHOD}:{variant}"
+
+
+def variant_of(system: str) -> str | None:
+    """The variant that a row's system is; None of any other system."""
+    return system.removeprefix(varied("")) if system.startswith(varied("")) else None
 
 
 def _sections(given: Any) -> Any:
@@ -180,8 +223,7 @@ def _seeds(name: str, given: Any) -> tuple[int, ...]:
 
 
 def _check_task(task: str, changes: Mapping[str, Any]) -> None:
-    if not re.fullmatch(r"[\w-]+", task):
-        raise ValueError(f"tasks names '{task}', which cannot name a folder; use letters, digits, '-' and '_'")
+    _check_name("tasks", task)
     if not isinstance(changes.get("task", {}), dict):
         raise ValueError(f"tasks.{task}.task is {changes['task']!r}, not a section; write its fields as task.field")
     for field in ("run", "seed", "systems"):
@@ -189,6 +231,36 @@ def _check_task(task: str, changes: Mapping[str, Any]) -> None:
             raise ValueError(f"tasks.{task} sets {field}, which all cells share; set it in experiment")
     if isinstance(changes.get("distill"), dict) and "seed" in changes["distill"]:
         raise ValueError(f"tasks.{task} sets distill.seed, which differs from cell to cell; set seeds")
+
+
+def _check_variant(variant: str, changes: Mapping[str, Any]) -> None:
+    _check_name("variants", variant)
+    if variant in (*SYSTEMS, DEFAULT):
+        raise ValueError(f"variants names '{variant}', which seeds would take for something else; choose another name")
+    for field in changes:
+        if field != VARIED:
+            raise ValueError(
+                f"variants.{variant} sets {field}, which all systems of a table share; a variant may set fields of "
+                f"{VARIED} only"
+            )
+
+
+def _check_name(field: str, name: str) -> None:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"{field} names '{name}', which cannot name a folder; use letters, digits, '-' and '_'")
+
+
+def _check_different(field: str, found: Mapping[str, Experiment], base: Experiment | None = None) -> None:
+    """Raise ValueError for two of the same settings, or one that has those of ``base``."""
+    same = {} if base is None else {_but_for_systems(base): "the experiment itself"}
+    for name, exp in found.items():
+        other = same.setdefault(_but_for_systems(exp), f"{field}.{name}")
+        if other != f"{field}.{name}":
+            raise ValueError(f"{field}.{name} is the same as {other}; change something in it, or take it away")
+
+
+def _but_for_systems(exp: Experiment) -> str:
+    return exp.model_dump_json(exclude={"systems"})
 
 
 def is_table_file(path: Path) -> bool:

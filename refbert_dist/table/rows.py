@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from refbert_dist.cache.models import TRAINING_VERSION
 from refbert_dist.config import Experiment
 from refbert_dist.errors import UserError
 from refbert_dist.rundir import MAY_CHANGE
-from refbert_dist.table.config import Table
+from refbert_dist.table.config import Table, variant_of
 from refbert_dist.tracking.files import locked
 
 UNTIL = "distill.general.until"
@@ -165,20 +165,30 @@ def _text(rows: Iterable[Row]) -> str:
 
 
 def own_rows(table: Table) -> list[Row]:
-    """The rows of a table's CSV file that are of its title and tasks, by whatever run directory they were made.
+    """The rows of a table's CSV file that are of its title, tasks and variants, wherever they were made.
 
     Raises UserError where some of them were made with other settings, or the file is of another kind.
     """
-    keys = {task: settings_key(exp) for task, exp in table.experiments.items()}
-    mine = [row for row in read_rows(table.csv_path) if row.title == table.title and row.task in keys]
+    keys = {
+        (task, variant): settings_key(table.experiment_of(task, variant))
+        for task in table.tasks
+        for variant in (None, *table.variants)
+    }
+    mine = [
+        row
+        for row in read_rows(table.csv_path)
+        if row.title == table.title and (row.task, variant_of(row.system)) in keys
+    ]
     for row in mine:
-        _require_settings(table, row, keys)
+        _require_settings(table, row, keys[row.task, variant_of(row.system)])
     return mine
 
 
-def _require_settings(table: Table, row: Row, keys: Mapping[str, str]) -> None:
-    if row.settings != keys[row.task]:
+def _require_settings(table: Table, row: Row, key: str) -> None:
+    if row.settings != key:
+        variant = variant_of(row.system)
+        of = f"{row.task}, variant {variant}," if variant else row.task
         raise UserError(
-            f"csv is '{table.csv_path}', whose rows of {row.task} under the title '{table.title}' were made with other "
-            f"settings (fingerprint {row.settings} there, {keys[row.task]} here); give this table another title or csv"
+            f"csv is '{table.csv_path}', whose rows of {of} under the title '{table.title}' were made with other "
+            f"settings (fingerprint {row.settings} there, {key} here); give this table another title or csv"
         )

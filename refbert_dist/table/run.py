@@ -29,11 +29,12 @@ def check(table: Table) -> None:
     run_dir = table.run_dir
     if (run_dir / EXPERIMENT).exists():
         raise UserError(f"run.dir '{run_dir}' holds a run or a search; choose another run.dir for the table")
-    for task, exp in table.experiments.items():
-        try:
-            pipeline.check(exp, TARGETS)
-        except UserError as error:
-            raise UserError(f"tasks.{task}: {error}") from None
+    for task in table.tasks:
+        for variant in (None, *table.variants):
+            try:
+                pipeline.check(table.experiment_of(task, variant), TARGETS)
+            except UserError as error:
+                raise UserError(f"tasks.{task}{f', variants.{variant}' if variant else ''}: {error}") from None
     for cell in table.cells:
         path = cell.experiment.run.dir / EXPERIMENT
         if path.exists():
@@ -79,14 +80,15 @@ def rows_of(table: Table, cell: Cell) -> list[Row]:
         "data": _data(exp) if there else "",
         "commit": _commit(exp.run.dir),
     }
-    results: list[dict[str, Any]] = read_json(exp.run.dir / "results.json")
+    results = [row for row in read_json(exp.run.dir / "results.json") if cell.row_name(row["system"])]
     gflop = {system: _gflop(exp, system) if there else None for system in {result["system"] for result in results}}
     rows = []
     for result in results:
         system = result["system"]
-        own: dict[str, Any] = {name: result[name] for name in ("system", "metric", "score", "n")}
+        own: dict[str, Any] = {"system": cell.row_name(system), "seed": cell.seed_of(system)}
+        own |= {name: result[name] for name in ("metric", "score", "n")}
         own |= {name: result.get(name) for name in ("references", "params", "steps", "samples", "seconds")}
-        rows.append(Row(**common, **own, seed=cell.seed_of(system), gflop=gflop[system]))
+        rows.append(Row(**common, **own, gflop=gflop[system]))
     return rows
 
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from refbert_dist.config import SYSTEM_LABELS, SystemName
 from refbert_dist.table.answers import TaskScores, task_scores
-from refbert_dist.table.config import Table
+from refbert_dist.table.config import METHOD, Table, variant_of
 from refbert_dist.table.estimates import Estimate, Pair, estimate
 from refbert_dist.table.rows import Row, own_rows
 from refbert_dist.table.statistics import RESAMPLES
 
-BASELINE, METHOD, TEACHER = "tinybert", "refbert", "teacher"
+BASELINE, TEACHER = "tinybert", "teacher"
 AVERAGE = "average"
 """Over all tasks of the table; there is none where one of them lacks what it is of."""
 CLAIMED_GAIN, CLAIMED_SHARE = 0.081, 0.94
@@ -52,17 +52,24 @@ class Summary:
 
     @cached_property
     def systems(self) -> list[str]:
-        """All that have rows: the teacher first, then as in other tables, what has no label last."""
-        known = list(SYSTEM_LABELS)
-        return sorted(
-            dict.fromkeys(row.system for row in self.rows),
-            key=lambda name: known.index(name) if name in known else len(known),
-        )
+        """All that have rows: the teacher first, then as in other tables, what has no label last.
+
+        Variants stand behind RefBERT, in the table's order.
+        """
+        known, variants = list(SYSTEM_LABELS), list(self.table.variants)
+
+        def place(name: str) -> tuple[int, int]:
+            variant = variant_of(name)
+            if variant:
+                return known.index(METHOD), 1 + variants.index(variant)
+            return (known.index(name) if name in known else len(known)), 0
+
+        return sorted(dict.fromkeys(row.system for row in self.rows), key=place)
 
     @property
     def students(self) -> list[str]:
         """Those of the systems that are trained with seeds of their own."""
-        return [system for system in self.systems if system in get_args(SystemName)]
+        return [system for system in self.systems if variant_of(system) or system in get_args(SystemName)]
 
     @property
     def tasks(self) -> list[str]:
@@ -72,7 +79,9 @@ class Summary:
     def label(self, system: str) -> str:
         """For people."""
         references = next(row.references for row in self.rows if row.system == system)
-        return SYSTEM_LABELS.get(system, system).format(references=references)
+        variant = variant_of(system)
+        label = SYSTEM_LABELS[METHOD] if variant else SYSTEM_LABELS.get(system, system)
+        return label.format(references=references) + (f", {variant}" if variant else "")
 
     def rows_of(self, task: str, system: str) -> list[Row]:
         """Of a system on a task; one for each seed and metric."""

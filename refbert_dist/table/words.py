@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refbert_dist.table.config import METHOD, variant_of
 from refbert_dist.table.estimates import Estimate
 from refbert_dist.table.statistics import LEVEL, RESAMPLES
 from refbert_dist.table.summary import (
@@ -14,7 +15,6 @@ from refbert_dist.table.summary import (
     BASELINE,
     CLAIMED_GAIN,
     CLAIMED_SHARE,
-    METHOD,
     TEACHER,
     Spread,
     Summary,
@@ -44,7 +44,7 @@ def parts(found: Summary) -> Iterator[Part]:
             "In points, same seeds",
             [(system, BASELINE) for system in found.students if system != BASELINE],
         )
-    controls = [system for system in found.students if system not in (BASELINE, METHOD)]
+    controls = [name for name in found.students if name not in (BASELINE, METHOD) and not variant_of(name)]
     if METHOD in found.students and controls:
         words = f"What {found.label(METHOD)} has beyond each control, in points, same seeds"
         pairs = [(METHOD, control) for control in controls]

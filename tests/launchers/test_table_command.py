@@ -93,8 +93,15 @@ def test_a_table_goes_on_where_it_was_stopped_and_grows(place: Place, refbert: R
     assert "RefBERT k=2 against TinyBERT" in out and "3 of 3 cells are done" in out
     _rows_tell_the_budget(place)
 
+    varied = ("variants={one: {references.count: 1}}", "seeds={refbert: 3, one: [1], default: 2}")
+    code, out, err = place.run(*varied)
+    assert code == 0, err
+    assert place.ran == ["MRPC-seed1-one"]
+    assert place.rows()[len(shared) + 4 :] == [("refbert:one", 1)]
+    assert "| RefBERT k=1, one |" in out
+
     code, out, _ = refbert("status", place.run_dir)
-    assert code == 0 and "done, 3 of 3 cells done" in out
+    assert code == 0 and "done, 4 of 4 cells done" in out
     (place.run_dir / "report.html").unlink()
     assert refbert("report", place.run_dir) == (0, f"{place.run_dir / 'report.html'}\n", "")
     assert (place.run_dir / "report.html").exists()

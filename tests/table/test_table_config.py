@@ -47,9 +47,11 @@ def test_overrides_are_of_the_table_or_of_the_experiment(tmp_path: Path) -> None
     assert (found.run_dir, found.csv_path, found.title) == (Path("runs/other"), Path("all.csv"), "small")
 
 
-def test_the_table_in_configs_has_the_controls_in_three_of_five_seeds() -> None:
+def test_the_table_in_configs_has_controls_and_variants_in_three_of_five_seeds() -> None:
     found = load_table(Path(__file__).parents[2] / "configs" / "glue-small.yaml", ["data=GLUE"])
-    assert [len(cell.experiment.systems) for cell in found.cells] == 12 * [len(SYSTEMS)] + 8 * [2]
+    systems = [len(cell.experiment.systems) for cell in found.cells if cell.variant is None]
+    assert systems == 12 * [len(SYSTEMS)] + 8 * [2]
+    assert len(found.cells) - len(systems) == 12 * len(found.variants)
     assert {exp.task and exp.task.path for exp in found.experiments.values()} == {
         f"GLUE/{task}" for task in found.tasks
     }
@@ -89,6 +91,21 @@ def test_the_stored_table_is_the_same_table_wherever_it_lies(tmp_path: Path) -> 
         ({"seeds": {"default": True}}, "seeds.default is True"),
         ({"seeds": {"refbret": 2, "default": 1}}, "seeds names 'refbret', .*; did you mean 'refbert'"),
         ({"seeds": {"refbert": 2}}, "seeds has none for tinybert; add seeds.tinybert or seeds.default"),
+        ({"variants": {"a b": {}}}, "variants names 'a b', which cannot name a folder"),
+        ({"variants": {"random": {}}}, "variants names 'random', which seeds would take for something else"),
+        (
+            {"variants": {"deep": {"student.layers": 3}}},
+            "variants.deep sets student, .*; a variant may set fields of ref",
+        ),
+        ({"variants": {"k": {"references.cuont": 3}}}, "variants.k: references.cuont is not a known key; did you mean"),
+        ({"variants": {"k": {"references.count": 0}}}, "variants.k has no references and would be TinyBERT"),
+        ({"variants": {"same": {"references.count": 2}}}, "variants.same is the same as the experiment itself"),
+        ({"variants": {"a": {"references.count": 3}, "b": {"references.count": 3}}}, "variants.b is the same as var"),
+        (
+            {"variants": {"k": {"references.count": 3}}, "seeds": {"k": [7], "default": 1}},
+            "seeds has 7 for k, which none",
+        ),
+        ({"variants": {"gate": {"references.count": 3}}, "seeds": {"gaet": 1, "default": 1}}, "did you mean 'gate'"),
         ({"experiment": {"file": "none.yaml"}}, "none.yaml does not exist"),
         ({"experiment": []}, r"experiment is \[\]"),
         ({"task": {"MRPC": {}}}, "task is not a known key; did you mean 'tasks'"),
@@ -106,6 +123,20 @@ def test_a_control_whose_seed_no_other_has_is_refused(tmp_path: Path) -> None:
         load_table(path, ["systems=[refbert,random,tinybert]"])
     found = load_table(path, ["systems=[refbert,random,tinybert]", "seeds={refbert: [0], default: 2}"])
     assert found.cells[1].experiment.systems == ("tinybert", "random")
+
+
+def test_a_variant_is_a_cell_of_its_own_with_its_seeds(tmp_path: Path) -> None:
+    variants = {"four": {"references.count": 4}, "gated": {"references": {"gate": "token"}}}
+    seeds = {"four": [1], "default": 2}
+    found = load_table(table_file(tmp_path, variants=variants, seeds=seeds), ["systems=[refbert,tinybert,random]"])
+    assert [(cell.name, len(cell.experiment.systems)) for cell in found.cells] == [
+        *(("MRPC-seed0", 3), ("MRPC-seed0-gated", 1), ("MRPC-seed1", 3), ("MRPC-seed1-four", 1)),
+        ("MRPC-seed1-gated", 1),
+    ]
+    four, gated = (cell.experiment for cell in found.cells[-2:])
+    assert (four.references.count, four.references.gate, four.distill.seed) == (4, "none", 1)
+    assert (gated.references.count, gated.references.gate, gated.systems) == (2, "token", ("refbert",))
+    assert four.run.dir == tmp_path / "run" / "cells" / "MRPC-seed1-four"
 
 
 def test_a_directory_keeps_what_it_holds(tmp_path: Path) -> None:

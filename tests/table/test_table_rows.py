@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tables import fabricate, table_file
+from tables import SKILLS, fabricate, table_file
 from tiny import tiny_experiment
 
 from refbert_dist.errors import UserError
@@ -33,6 +33,9 @@ ROW = Row(
     data="",
     commit="",
 )
+
+
+VARIED = ("teacher", "refbert", "refbert:four")
 
 
 def test_rows_are_read_as_they_were_added(tmp_path: Path) -> None:
@@ -86,6 +89,17 @@ def test_rows_of_other_settings_under_the_same_title_are_refused(tmp_path: Path)
     with pytest.raises(UserError, match="rows of MRPC under the title 'small' were made with other settings"):
         own_rows(load_table(path, ["student.layers=1"]))
     assert own_rows(load_table(path, ["student.layers=1", "title=deeper"])) == []
+
+
+def test_a_variant_has_settings_of_its_own(tmp_path: Path) -> None:
+    path = table_file(tmp_path, variants={"four": {"references.count": 4}})
+    table = fabricate(path, skills={**SKILLS, "four": 0.9})
+    settings = {system: {row.settings for row in own_rows(table) if row.system == system} for system in VARIED}
+    assert all(len(found) == 1 for found in settings.values())
+    assert settings["refbert"] == settings["teacher"] != settings["refbert:four"]
+    changed = load_table(path, ["variants={four: {references.count: 4, references.gate: bias}}"])
+    with pytest.raises(UserError, match="rows of MRPC, variant four, under the title 'small' were made with other"):
+        own_rows(changed)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from refbert_dist.table.config import Table, load_table
 from refbert_dist.table.page import write_table
 from refbert_dist.table.rows import add_rows, own_rows
 from refbert_dist.table.summary import AVERAGE, summarise
-from refbert_dist.table.words import verdicts
+from refbert_dist.table.words import parts, verdicts
 
 SEEDS = {"refbert": 3, "default": 2}
 TASKS = {"MRPC": {}, "short": {"task": {"name": "MRPC", "max_train": 20}}}
@@ -113,6 +113,21 @@ def test_the_verdict_follows_from_the_intervals(table: Table, tmp_path: Path) ->
     even = fabricate(table_file(tmp_path), skills={**SKILLS, "refbert": 0.6})
     said = verdicts(summarise(even))
     assert "no difference shown on MRPC" in said[0] and "below the claim" in said[-2] + said[-1]
+
+
+def test_a_variant_is_compared_like_any_student_and_is_no_control(tmp_path: Path) -> None:
+    path = table_file(tmp_path, variants={"good": {"references.count": 4}, "bad": {"references.gate": "bias"}})
+    found = summarise(fabricate(path, "systems=[refbert,tinybert,random]", skills={**SKILLS, "good": 0.95, "bad": 0.3}))
+    names = ["tinybert", "refbert", "refbert:good", "refbert:bad", "random"]
+    assert found.systems == ["teacher", *names] and found.students == names
+    assert [found.label(name) for name in names[2:4]] == ["RefBERT k=2, good", "RefBERT k=2, bad"]
+    assert found.difference("refbert:good", "tinybert")["MRPC"].verdict == "helps"
+    assert found.difference("refbert:bad", "tinybert")["MRPC"].verdict == "hurts"
+    assert found.difference("refbert:good", "refbert")["MRPC"].points != ()
+    (controls,) = (part for part in parts(found) if part.heading == "RefBERT k=2 less its controls")
+    assert [row[0] for row in controls.rows] == ["random k=2"]
+    without = load_table(path, ["systems=[refbert,tinybert,random]", "variants={}"])
+    assert summarise(without).systems == ["teacher", "tinybert", "refbert", "random"]
 
 
 def test_an_unequal_budget_is_said(tmp_path: Path) -> None:
