@@ -333,6 +333,14 @@ class Experiment(Section):
                 f"references.label is '{self.references.label}' but there is no task whose labels could be read; set "
                 "references.label=none or add the task section"
             )
+        of_task = [f"systems has '{name}'" for name in self.systems if SYSTEMS[name].of_task]
+        if self.references.label != "none":
+            of_task.append(f"references.label is '{self.references.label}'")
+        if self.references.stages == "general" and of_task:
+            raise ValueError(
+                f"{of_task[0]}, which is of a task's rows, but references.stages is 'general', so that nothing is read "
+                "there; set references.stages=both or task, or take it away"
+            )
         if isinstance(self.distill.layer_map, tuple) and len(self.distill.layer_map) != self.student.layers:
             raise ValueError(
                 f"distill.layer_map names {len(self.distill.layer_map)} teacher layers but student.layers is "

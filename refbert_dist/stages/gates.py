@@ -70,7 +70,7 @@ def check_teacher(exp: Experiment, teacher: Teacher, device: torch.device) -> di
     score, baseline = _score(spec, logits, dev.labels), constant_score(spec, dev.labels)
     if score - baseline < required:
         raise RefusedError(
-            f"the fine-tuned teacher has a {metric} of {score:.3f} on dev of {spec.name}, but one and the same answer "
+            f"the {metric} of the fine-tuned teacher is {score:.3f} on dev of {spec.name}, but one and the same answer "
             f"to everything has {baseline:.3f}, and task.min_teacher_gain asks for {required:g} more: there is nothing "
             f"to distil{_permuted(spec, logits, dev.labels, baseline + required)}; mend data or finetune settings, or "
             "set task.min_teacher_gain=null"

@@ -67,6 +67,14 @@ def test_it_is_frozen() -> None:
         ({"teacher": {}}, ["teacher.model is missing"]),
         ({"corpus": None}, ["corpus and task are both missing"]),
         ({"systems": ["refbert", "refbert"]}, ["systems", "at most once"]),
+        (
+            {"references": {"stages": "general"}, "systems": ["refbert", "label"]},
+            ["systems has 'label'", "references.stages=both"],
+        ),
+        (
+            {"references": {"stages": "general", "label": "gold"}, "task": {"name": "RTE", "path": "RTE"}},
+            ["references.label is 'gold'", "references.stages is 'general'"],
+        ),
         ({"engine": {"zero_stage": 7}}, ["engine.zero_stage", "7"]),
     ],
 )
