@@ -21,6 +21,7 @@ from refbert_dist.diagnostics.gains import (
 )
 from refbert_dist.diagnostics.information import SYSTEMS, information
 from refbert_dist.diagnostics.states import pooled_states
+from refbert_dist.diagnostics.votes import mixed_with_votes
 from refbert_dist.engine.distributed import device_of
 from refbert_dist.engine.world import World
 from refbert_dist.errors import RefusedError, UserError
@@ -32,6 +33,8 @@ from refbert_dist.stages.setting import Setting
 from refbert_dist.stages.students import load_classifier, model_folder
 
 FILE_NAME = "diagnostics.json"
+VOTES = "knn"
+"""Whose answers are the votes of references."""
 TRAIN_ROWS, HELD_OUT_ROWS = 4096, 2048
 """Rows at most that critics learn from, and that everything is measured on."""
 
@@ -76,12 +79,10 @@ def diagnose(exp: Experiment) -> dict[str, Any]:
     table = NeighbourTable.open(neighbours_artifact(exp, "dev"))
     nearest = table.prefix(1)[seen, 0]
     kind = kinds(nearest, labels, train.labels, spec)
-    answers = {name: answers_path(exp.run.dir, name) for name in SYSTEM_LABELS}
-    scores = {
-        name: row_scores(map_tensors(path)["logits"][seen], labels, spec)
-        for name, path in answers.items()
-        if path.exists()
-    }
+    paths = {name: answers_path(exp.run.dir, name) for name in SYSTEM_LABELS}
+    answers = {name: map_tensors(path)["logits"][seen] for name, path in paths.items() if path.exists()}
+    scores = {name: row_scores(logits, labels, spec) for name, logits in answers.items()}
+    mixed = [name for name in SYSTEMS if name in answers] if VOTES in answers else []
     found = {
         "task": spec.name,
         "rows": len(seen),
@@ -95,6 +96,7 @@ def diagnose(exp: Experiment) -> dict[str, Any]:
         ],
         "by_label": by_label(scores, kind),
         "by_similarity": by_similarity(scores, _similarities(dev, seen, train, nearest), kind),
+        "mixed": [{"system": name, **mixed_with_votes(answers[name], answers[VOTES], labels, spec)} for name in mixed],
     }
     write_json(exp.run.dir / FILE_NAME, found)
     return found

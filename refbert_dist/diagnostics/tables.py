@@ -38,6 +38,8 @@ def sheets(found: Mapping[str, Any]) -> list[Sheet]:
             by_similarity,
             "Rows that have one, in classes of about as many; in brackets, how many have the input's label.",
         ),
+        # Not in what older versions have written.
+        *([_mixed(found["mixed"])] if found.get("mixed") else []),
     ]
 
 
@@ -80,6 +82,20 @@ def _attention(rows: Sequence[Mapping[str, Any]]) -> Sheet:
         ["student", "nearest has", "rows", "attention", "if even", "heads"],
         lines,
         "If even: what it would be if every token that can be attended to got as much.",
+    )
+
+
+def _mixed(rows: Sequence[Mapping[str, Any]]) -> Sheet:
+    lines = [
+        [system_name(row["system"]), *(f"{score:.3f}" for score in (*row["scores"], row["chosen"]))] for row in rows
+    ]
+    first = rows[0]
+    return Sheet(
+        f"{first['metric']} when a share of each answer is the vote of the references' labels",
+        ["student", *(f"{share:g}" for share in first["shares"]), "chosen"],
+        lines,
+        "Without any training. Chosen: each half of the rows with the share that is best on the other half. The best "
+        "of the other columns is too good, being the best of several.",
     )
 
 

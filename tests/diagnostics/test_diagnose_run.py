@@ -57,6 +57,8 @@ def test_a_run_is_diagnosed_from_its_own_models(finished: Experiment, monkeypatc
     assert set(cells["any"]["systems"]) == {"teacher", "knn", "refbert", "tinybert", "student"}
     assert set(cells["any"]["beside_tinybert"]) == {"refbert", "student"}
     assert sum(row["rows"] for row in found["by_similarity"]) == 24
+    alone = {row["system"]: row["scores"][0] for row in found["mixed"]}
+    assert alone == {name: pytest.approx(cells["any"]["systems"][name]["mean"]) for name in ("refbert", "tinybert")}
 
     attention = {(row["system"], row["neighbour"]): row for row in found["attention"]}
     assert {system for system, _ in attention} == {"refbert", "student"}
