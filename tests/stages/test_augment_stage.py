@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import tiny_experiment, tiny_vectors
 
 from launchers.cache import find_damage, mend
@@ -15,6 +16,7 @@ from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.references.guards import GUARDS
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
 from refbert_dist.rundir import stage_record
+from refbert_dist.stages.setting import Setting
 
 COPIES = 1
 EPOCHS = tuple(
@@ -86,6 +88,20 @@ def test_a_copy_never_reads_its_source_or_what_its_source_must_not_read(done: Ex
     # An unchanged row reads what it reads among the rows alone.
     first = np.searchsorted(samples.sources, np.arange(len(rows)))
     assert table.ids[first].tolist() == NeighbourTable.open(neighbours_artifact(done, "train")).ids.tolist()
+
+
+def test_copies_are_crossfitted_like_rows(done: Experiment, root: Path) -> None:
+    exp = experiment(root, "folded", "systems=[refbert,crossfit]", "evaluate.latency_repeats=0")
+    pipeline.run(exp, ["evaluate"])
+    samples = len(token_set(exp))
+    assert results(exp)["crossfit"]["samples"] == results(exp)["refbert"]["samples"] == 2 * samples
+    setting = Setting(exp, "task", torch.device("cpu"))
+    last = np.arange(samples - 4, samples)
+    of_copies, plain = (setting.references(system, "augmented") for system in ("crossfit", "refbert"))
+    assert of_copies and plain
+    by_folds, by_one = of_copies.of(last), plain.of(last)
+    assert torch.equal(by_folds["reference_mask"], by_one["reference_mask"])
+    assert not torch.equal(by_folds["reference_values"], by_one["reference_values"])
 
 
 def test_damage_is_found_and_written_again_byte_for_byte(done: Experiment) -> None:
