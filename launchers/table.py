@@ -1,9 +1,14 @@
-"""``refbert run`` of a table file: its cells as runs, in turn or as chains of jobs, and what came of them."""
+"""``refbert run`` of a table file: its cells as runs, in turn or as chains of jobs, and what came of them.
+
+Several such commands may work on a table at once, as workers on a cache do: what is done, and who is at work on what,
+is in the cells' directories alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +26,8 @@ from refbert_dist import pipeline
 from refbert_dist.config import Experiment, to_yaml
 from refbert_dist.costs.extents import Extent, extents
 from refbert_dist.data.tokens import Part
-from refbert_dist.errors import RefusedError
+from refbert_dist.engine.stop import watching_signals
+from refbert_dist.errors import InUseError, RefusedError
 from refbert_dist.pipeline import STAGES, Stage
 from refbert_dist.rundir import started_in
 from refbert_dist.table import run
@@ -29,6 +35,9 @@ from refbert_dist.table.config import Cell, Table, load_table, stored_table
 
 if TYPE_CHECKING:
     from launchers.cluster.launch import Live
+
+POLL_S = 10.0
+"""Between looks at cells that other commands are at work on."""
 
 
 def run_table(path: Path, overrides: Iterable[str], where: Where) -> None:
@@ -42,11 +51,11 @@ def run_table(path: Path, overrides: Iterable[str], where: Where) -> None:
         _show_plan(table, profile, Console())
         return
     run.begin(table)
-    refusals = _run_cells(table, profile, where)
+    refused = _submit(table, profile, where) if isinstance(profile, SlurmProfile) else _run_here(table, where)
     conflicts = [line for cell in table.cells if run.is_done(cell) for line in run.collect(table, cell)]
     _show(table)
-    if refusals:
-        raise RefusedError("; ".join(refusals))
+    if refused:
+        raise RefusedError("; ".join(refused.values()))
     if conflicts:
         more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
         raise RefusedError(
@@ -55,36 +64,67 @@ def run_table(path: Path, overrides: Iterable[str], where: Where) -> None:
         )
 
 
-def _run_cells(table: Table, profile: Profile, where: Where) -> list[str]:
-    """Run or submit what is missing; returns why some could not be done. After a failure the task is left alone."""
-    refused: dict[str, str] = {}
-    others: list[tuple[Experiment, Live]] = []
-    left = [(number, cell) for number, cell in enumerate(table.cells, start=1) if not run.is_done(cell)]
-    for number, cell in left:
-        if cell.task in refused:
-            continue
-        said = f"cell {number} of {len(table.cells)}: {cell.name}, {', '.join(cell.experiment.systems)}"
-        typer.echo(said, err=True)
-        try:
-            if isinstance(profile, SlurmProfile):
-                from launchers.cluster.launch import launch
+def _run_here(table: Table, where: Where) -> dict[str, str]:
+    """Run what is missing, beside other commands that do the same; returns by task why some could not be done.
 
-                live = launch(cell.experiment, run.TARGETS, profile, Console(), others)
-                others.append((cell.experiment, live))
-            else:
-                execute(cell.experiment, run.TARGETS, Where(where.on))
-                run.collect(table, cell)
+    After a failure the rest of the task is left alone.
+    """
+    refused: dict[str, str] = {}
+    while cell := _next(table, refused):
+        _announce(table, cell)
+        try:
+            execute(cell.experiment, run.TARGETS, Where(where.on))
+            run.collect(table, cell)
+        except InUseError:
+            # Another command was quicker.
+            continue
         except RefusedError as error:
             refused[cell.task] = f"{cell.name} is not done: {error}"
-    if isinstance(profile, SlurmProfile) and where.wait:
-        from launchers.cluster.launch import wait
+    return refused
 
-        for _, cell in left:
-            try:
-                wait(cell.experiment, run.TARGETS)
-            except RefusedError as error:
-                refused.setdefault(cell.task, f"{cell.name} is not done: {error}")
-    return list(refused.values())
+
+def _next(table: Table, refused: Container[str]) -> Cell | None:
+    """The next cell to run, once there is one that need not wait for others; None when all is done."""
+    waited_for: list[str] = []
+    with watching_signals():
+        while left := [cell for cell in table.cells if cell.task not in refused and not run.is_done(cell)]:
+            if cell := run.next_cell(left):
+                return cell
+            others = [each.name for each in run.under_way(left)]
+            if others != waited_for:
+                typer.echo(f"waiting for {', '.join(others)}, where another command is at work", err=True)
+            waited_for = others
+            time.sleep(POLL_S)
+    return None
+
+
+def _submit(table: Table, profile: SlurmProfile, where: Where) -> dict[str, str]:
+    """Submit what is missing; returns by task why some could not be done."""
+    from launchers.cluster.launch import launch, wait
+
+    refused: dict[str, str] = {}
+    others: list[tuple[Experiment, Live]] = []
+    left = [cell for cell in table.cells if not run.is_done(cell)]
+    for cell in left:
+        if cell.task in refused:
+            continue
+        _announce(table, cell)
+        try:
+            others.append((cell.experiment, launch(cell.experiment, run.TARGETS, profile, Console(), others)))
+        except RefusedError as error:
+            refused[cell.task] = f"{cell.name} is not done: {error}"
+    for cell in left if where.wait else ():
+        try:
+            wait(cell.experiment, run.TARGETS)
+        except RefusedError as error:
+            refused.setdefault(cell.task, f"{cell.name} is not done: {error}")
+    return refused
+
+
+def _announce(table: Table, cell: Cell) -> None:
+    number = 1 + [each.name for each in table.cells].index(cell.name)
+    systems = ", ".join(cell.experiment.systems)
+    typer.echo(f"cell {number} of {len(table.cells)}: {cell.name}, {systems}", err=True)
 
 
 def _show(table: Table) -> None:

@@ -18,6 +18,10 @@ class UserError(RefBertError):
     exit_code = 2
 
 
+class InUseError(UserError):
+    """Another command works in the run directory."""
+
+
 class RefusedError(RefBertError):
     """It ran and the answer is no: damage was found, something is missing, a stage failed."""
 

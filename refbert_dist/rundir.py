@@ -14,13 +14,14 @@ from pydantic import BaseModel
 from refbert_dist.artifacts import write_json, write_text
 from refbert_dist.artifacts.disk import explain_disk_errors
 from refbert_dist.config import Experiment, first_difference, load_experiment, to_yaml
-from refbert_dist.errors import UserError
+from refbert_dist.errors import InUseError, UserError
 from refbert_dist.tracking.files import read_json_or_none
 from refbert_dist.tracking.provenance import FILE_NAME, write_provenance
 
 EXPERIMENT = "experiment.yaml"
 SEARCH = "search.yaml"
 TABLE = "table.yaml"
+LOCK = ".lock"
 
 MAY_CHANGE = (
     "run",
@@ -71,15 +72,30 @@ def open_run(exp: Experiment) -> Iterator[Path]:
 def _alone(run_dir: Path) -> Iterator[None]:
     """Hold a run directory's lock; refuse one that is in use."""
     with explain_disk_errors(run_dir):
-        lock = (run_dir / ".lock").open("w")
+        lock = (run_dir / LOCK).open("w")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
+            raise InUseError(
                 f"run.dir '{run_dir}' is in use by another refbert command; wait for it, or choose another run.dir"
             ) from None
         yield
+
+
+def is_in_use(run_dir: Path) -> bool:
+    """Whether a command holds a run directory's lock."""
+    try:
+        lock = (run_dir / LOCK).open("rb")
+    except OSError:
+        return False
+    with lock:
+        try:
+            # Shared, because that needs no right to write; it ends with the file.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def check_same_experiment(exp: Experiment) -> None:

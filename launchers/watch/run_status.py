@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from launchers.watch.stage_states import Finding, State, of_local, of_submitted
 from refbert_dist.config import Experiment, load_experiment
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.pipeline import STAGES, missing_stages
-from refbert_dist.rundir import EXPERIMENT, is_table, started_in
+from refbert_dist.rundir import EXPERIMENT, is_in_use, is_table, started_in
 from refbert_dist.tracking.files import read_json_or_none
 
 BEGUN: tuple[State, ...] = ("running", "pending", "stopped", "failed", "cancelled", "lost")
@@ -127,7 +126,7 @@ def status(run_dir: Path) -> RunStatus:
     infos, note = _ask_slurm(submitted)
     # Its paths may be relative to the folder that it was started from.
     with contextlib.chdir(started_in(run_dir)):
-        in_use = _is_in_use(exp.run.dir)
+        in_use = is_in_use(exp.run.dir)
         return RunStatus(run_dir, tuple(_stages(exp, submitted, infos, in_use)), in_use, note)
 
 
@@ -181,21 +180,6 @@ def _stages(
             shards(exp, stage.name) if begun else None,
             record["seconds"] if record else None,
         )
-
-
-def _is_in_use(run_dir: Path) -> bool:
-    """Whether a command holds the run's lock."""
-    try:
-        lock = (run_dir / ".lock").open("rb")
-    except OSError:
-        return False
-    with lock:
-        try:
-            # Shared, because that needs no right to write; it ends with the file.
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _blame(name: str, findings: Mapping[str, Finding], submitted: Mapping[str, Submission]) -> Finding:

@@ -148,7 +148,9 @@ def _sentence(model: type[BaseModel], item: ErrorDetails) -> str:
     if item["type"] == "missing":
         return f"{name} is missing; add it to the experiment file or give {name}=VALUE"
     if item["type"] == "value_error":
-        return str(item["ctx"]["error"])
+        said = str(item["ctx"]["error"])
+        # A section that stands in several places names its fields without one.
+        return f"{name}.{said}" if said.partition(" ")[0] in _fields_at(model, path) and name else said
     if item["type"] in ("model_type", "model_attributes_type"):
         return f"{name} is {item['input']!r}, not a section; write its fields as {name}.field=value"
     message = item["msg"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from refbert_dist.config import Experiment, load_experiment, to_yaml
 from refbert_dist.costs.budget import training_gflop
 from refbert_dist.data.tokens import parts, tokens_artifact
 from refbert_dist.errors import UserError
-from refbert_dist.rundir import EXPERIMENT, MAY_CHANGE, TABLE, require_same, take_on
+from refbert_dist.rundir import EXPERIMENT, MAY_CHANGE, TABLE, is_in_use, require_same, take_on
 from refbert_dist.table.config import Cell, Table
 from refbert_dist.table.rows import Row, add_rows, own_rows, settings_key
 from refbert_dist.tracking.files import read_json_or_none
@@ -56,6 +57,28 @@ def begin(table: Table) -> None:
 def is_done(cell: Cell) -> bool:
     """Whether nothing of a cell is left to run."""
     return not pipeline.missing_stages(cell.experiment, TARGETS)
+
+
+def under_way(cells: Iterable[Cell]) -> list[Cell]:
+    """Those that a command is at work on, this one or another."""
+    return [cell for cell in cells if is_in_use(cell.experiment.run.dir)]
+
+
+def next_cell(cells: Sequence[Cell]) -> Cell | None:
+    """The first of unfinished cells that no command is at work on, nor on anything that it shares with others.
+
+    None where all of them have to wait.
+    """
+    others = under_way(cells)
+    taken = {cell.name for cell in others}
+    made = set[Path]().union(*map(_missing, others))
+    return next((cell for cell in cells if cell.name not in taken and made.isdisjoint(_missing(cell))), None)
+
+
+def _missing(cell: Cell) -> set[Path]:
+    """What a cell would leave in the cache, for others as well."""
+    stages = pipeline.missing_stages(cell.experiment, TARGETS)
+    return set[Path]().union(*(pipeline.products(cell.experiment, stage.name) for stage in stages))
 
 
 def collect(table: Table, cell: Cell) -> list[str]:

@@ -1,18 +1,28 @@
 """``refbert run`` of a table: real cells on small data, stopped between two of them, continued, and extended."""
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Callable, Iterator
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tables import fabricate, table_file
+from tables import fabricate, finish, table_file
 
 import launchers.table
 from launchers.execute import execute
+from refbert_dist import pipeline
+from refbert_dist.artifacts import make_folder
+from refbert_dist.config.schema import RunConfig
 from refbert_dist.errors import RefusedError, StoppedError
-from refbert_dist.table.config import load_table
+from refbert_dist.rundir import LOCK
+from refbert_dist.table import run
+from refbert_dist.table.config import Cell, load_table
 from refbert_dist.table.rows import read_rows
 
 Refbert = Callable[..., tuple[int, str, str]]
@@ -125,6 +135,62 @@ def test_a_cell_that_fails_leaves_the_other_tasks_to_be_run(place: Place) -> Non
     assert place.ran == ["MRPC-seed0", "short-seed0"]
     assert "MRPC-seed0 is not done: the teacher does not know the task; short-seed0 is not done" in err
     assert "no cell is done" in out and "0 of 4 cells are done" in out
+
+
+@contextlib.contextmanager
+def at_work(cells: Sequence[Cell]) -> Iterator[None]:
+    """Hold the locks of cells, as a command does that runs them."""
+    with contextlib.ExitStack() as held:
+        for cell in cells:
+            make_folder(cell.experiment.run.dir)
+            lock = held.enter_context((cell.experiment.run.dir / LOCK).open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_cells_that_others_are_at_work_on_are_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers.table, "POLL_S", 0.1)
+    table = load_table(place.file)
+    run.begin(table)
+    for task, exp in table.experiments.items():
+        pipeline.run(exp.model_copy(update={"run": RunConfig(dir=place.run_dir.parent / f"for-{task}")}), ["prepare"])
+    begun, ended = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with at_work(table.cells):
+            begun.set()
+            ended.wait(60)
+            for cell in table.cells:
+                finish(cell)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(60)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    code, _, err = place.run()
+    assert code == 75 and "waiting for MRPC-seed0, MRPC-seed1, where another command is at work" in err
+    threading.Timer(0.5, ended.set).start()
+    code, out, err = place.run()
+    thread.join()
+    assert (code, place.ran) == (0, []) and "2 of 2 cells are done" in out
+    assert len(place.rows()) == 5
+
+
+def test_a_cell_waits_for_what_another_one_makes(tmp_path: Path) -> None:
+    tasks = {"MRPC": {}, "short": {"task.name": "MRPC", "task.max_train": 20}}
+    table = load_table(table_file(tmp_path, tasks=tasks), ["corpus=null", f"cache.dir={tmp_path / 'cache'}"])
+    first, other_task, _, _ = table.cells
+    assert run.next_cell(table.cells) == first
+    with at_work([first]):
+        # The tokens of dev are for both tasks.
+        assert run.under_way(table.cells) == [first] and run.next_cell(table.cells) is None
+        for task, exp in table.experiments.items():
+            pipeline.run(exp.model_copy(update={"run": RunConfig(dir=tmp_path / f"for-{task}")}), ["prepare"])
+        assert run.next_cell(table.cells) == other_task
+        with at_work([other_task]):
+            # The teacher of each task is not fine-tuned yet.
+            assert run.next_cell(table.cells) is None
+    assert run.next_cell(table.cells) == first
 
 
 def test_another_score_in_the_file_is_told_and_kept(tmp_path: Path, refbert: Refbert) -> None:
