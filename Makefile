@@ -30,11 +30,12 @@ demo: $(READY) ## run the whole pipeline on embedded data, offline
 	$(BIN)/refbert demo
 
 # Tests of one process share the cores; those that start several, or wait for a cluster, have the machine to themselves.
+# Coverage is of the former: measured in every process that is started, it takes a quarter of the time of the latter.
 ALONE := dist or faults or slurm or browser
 
 test: $(READY) ## run the tests with a coverage floor
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report= --cov-fail-under=0 -n 2 --dist loadfile -m "not ($(ALONE))"
-	$(BIN)/python -m pytest --cov --cov-append -m "$(ALONE)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov -n 2 --dist loadfile -m "not ($(ALONE))"
+	$(BIN)/python -m pytest -m "$(ALONE)"
 
 test-peer: $(READY) ## run transformers' own common model tests on our models
 	$(BIN)/python tests/peer/run.py
