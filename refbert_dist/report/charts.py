@@ -23,6 +23,8 @@ LOG_FROM = 30.0
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 MOST_POINTS = 500
 """Points of a line; no screen shows more."""
+BUTTONS_HEIGHT, LEGEND_LINE, LEGEND_WIDTH = 34, 29, 440
+"""In pixels; the width is that of the narrowest chart."""
 CONFIG = {
     "responsive": True,
     "displaylogo": False,
@@ -207,9 +209,11 @@ def spots(caption: str, found: Sequence[Spot], x: str, known: Sequence[str], lev
                 "hoverinfo": "text",
             }
         )
-    layout = _layout(x, "", 130 + len(places) * max(50, 17 * len(names))) | {"showlegend": len(names) > 1}
+    # Below the buttons, which plotly puts into the upper corner, and above the plot.
+    top = BUTTONS_HEIGHT + LEGEND_LINE * (1 + sum(map(_legend_width, names)) // LEGEND_WIDTH)
+    layout = _layout(x, "", top + 70 + len(places) * max(50, 17 * len(names))) | {"showlegend": len(names) > 1}
     layout["legend"] |= {"y": 1.0, "yanchor": "bottom"}
-    layout["margin"] |= {"t": 50 + 22 * (1 + len(names) // 4)}
+    layout["margin"] |= {"t": top}
     layout["yaxis"] |= {
         "range": [len(places) - 0.5, -0.5],
         "tickvals": list(range(len(places))),
@@ -272,6 +276,11 @@ def _trace(series: Series, colour: str, first: bool) -> dict[str, Any]:
 
 def _lines(text: str) -> str:
     return html.escape(text).replace("\n", "<br>")
+
+
+def _legend_width(name: str) -> int:
+    """About how many pixels an entry of a legend takes."""
+    return 48 + 7 * len(name)
 
 
 def _layout(x: str, y: str, height: int) -> dict[str, Any]:

@@ -53,7 +53,9 @@ def _page(table: Table, found: Summary) -> str:
         Section("Provenance", provenance(table.run_dir)),
         Section("Settings", folded("The table file", verbatim(to_yaml(table)))),
     ]
-    cells = f"{len(table.tasks)} tasks, {len(table.cells)} cells, rows in {table.csv_path}"
+    sizes = {"task": len(table.tasks), "cell": len(table.cells)}
+    counted = ", ".join(f"{number} {what}{'s' if number > 1 else ''}" for what, number in sizes.items())
+    cells = f"{counted}, rows in {table.csv_path}"
     return page(f"Table {table.title}", cells, sections)
 
 

@@ -76,6 +76,10 @@ def verdicts(found: Summary) -> list[str]:
     method, baseline = found.label(METHOD), found.label(BASELINE)
     by_task = found.difference(METHOD, BASELINE)
     said = [f"{method} against {baseline}: {_by_verdict(by_task)}."]
+    if single := [task for task, each in by_task.items() if task != AVERAGE and len(each.points) == 1]:
+        said.append(
+            f"One seed alone on {', '.join(single)}: the interval is of rows, and another seed may say otherwise."
+        )
     if AVERAGE in by_task and len(found.tasks) > 1:
         average = by_task[AVERAGE]
         said.append(

@@ -130,6 +130,12 @@ def test_a_variant_is_compared_like_any_student_and_is_no_control(tmp_path: Path
     assert summarise(without).systems == ["teacher", "tinybert", "refbert", "random"]
 
 
+def test_a_single_seed_is_said(table: Table, tmp_path: Path) -> None:
+    assert not any(sentence.startswith("One seed alone") for sentence in verdicts(summarise(table)))
+    said = verdicts(summarise(fabricate(table_file(tmp_path, seeds=1))))
+    assert said[1].startswith("One seed alone on MRPC: the interval is of rows")
+
+
 def test_an_unequal_budget_is_said(tmp_path: Path) -> None:
     table = fabricate(table_file(tmp_path))
     text = table.csv_path.read_text()
