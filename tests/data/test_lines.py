@@ -27,7 +27,7 @@ def test_undecodable_bytes_name_field_file_and_line(tmp_path: Path) -> None:
         list(numbered_lines(path, "corpus.path"))
 
 
-@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"x\n" * 9999)[:-12]])
+@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"x\n" * 9999)[:-12]], ids=["text", "cut off"])
 def test_broken_gzip_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.txt.gz"
     path.write_bytes(content)
