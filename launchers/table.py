@@ -91,7 +91,8 @@ def _next(table: Table, refused: Container[str]) -> Cell | None:
             if cell := run.next_cell(left):
                 return cell
             others = [each.name for each in run.under_way(left)]
-            if others != waited_for:
+            # None, if they have ended since.
+            if others and others != waited_for:
                 typer.echo(f"waiting for {', '.join(others)}, where another command is at work", err=True)
             waited_for = others
             time.sleep(POLL_S)
