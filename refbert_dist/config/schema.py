@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 
 from refbert_dist.config.benchmark import BenchmarkConfig
 from refbert_dist.config.distill import DistillConfig, OptimConfig
+from refbert_dist.config.section import Fraction, Rate
 from refbert_dist.config.section import NonNegative as NonNegative
 from refbert_dist.config.section import Positive as Positive
-from refbert_dist.config.section import Rate
 from refbert_dist.config.section import Section as Section
 from refbert_dist.config.systems import EXPORTED, FOLDS, SYSTEMS, SystemName
 from refbert_dist.config.task import TaskConfig
@@ -147,6 +147,9 @@ class ReferencesConfig(Section):
     that also depends on the reference's token."""
     gate_start: float = -6.0
     """Where the bias begins; far below 0, training starts as if there were no references."""
+    own_edits: Fraction = 0.0
+    """Share of the tokens that are exchanged for other rows' in what the control ``own`` reads. With 0 it is the input
+    itself, an upper bound; with more it shows how near a text must be to be worth reading."""
 
     @model_validator(mode="after")
     def _counts_agree(self) -> ReferencesConfig:

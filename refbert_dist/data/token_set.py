@@ -21,7 +21,8 @@ class TokenSet:
     def __init__(self, artifact: Artifact, shards: list[dict[str, np.ndarray]]) -> None:
         self.artifact = artifact
         self.fingerprint: str = artifact.manifest()["fingerprint"]
-        self._shards = shards
+        self.shards = shards
+        """Arrays of each shard, mapped."""
         self._text_files: list[Path] | None = None
         self._read: tuple[int, list[Text]] | None = None
         counts = [len(shard["documents"]) for shard in shards]
@@ -84,7 +85,7 @@ class TokenSet:
         if not 0 <= sample < len(self):
             raise IndexError(f"sample {sample} of a token set with {len(self)}")
         shard = bisect_right(self._first, sample) - 1
-        arrays = self._shards[shard]
+        arrays = self.shards[shard]
         place = sample - self._first[shard]
         start, stop = arrays["offsets"][place : place + 2]
         piece: np.ndarray = arrays[name][start:stop]

@@ -21,6 +21,7 @@ from refbert_dist.data.pool import pool_rows
 from refbert_dist.data.tasks import TaskSpec, task_spec
 from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.models.teacher import Teacher
+from refbert_dist.references.edits import EditedTokens
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact, pool_part
 from refbert_dist.references.sources import Neighbours, Source, Unread, Zeros, dealt_rows, drawn_rows
 from refbert_dist.references.states import LabelStates, ReferenceStates, gold_labels, taught_labels
@@ -89,9 +90,12 @@ class Setting:
         )
 
     def _own(self, part: Part) -> Source:
-        """Each sample's own states, whole; run through the teacher where no cache has them."""
+        """Each sample's own states, whole, or those of an edited copy; run through the teacher where no cache has
+        them."""
         tokens = TokenSet.open(tokens_artifact(self.exp, part))
         stored = part == self.part and caches_targets(self.exp) and caches_references(self.exp)
+        if share := self.exp.references.own_edits:
+            tokens, stored = EditedTokens(tokens, share, self.exp.student_seed(self.scope)), False
         states = self.states if stored else OnlineStates(self.teacher, tokens, self.device)
         return Neighbours(np.arange(len(tokens))[:, None], self._reading(tokens, states, int(tokens.lengths.max())))
 

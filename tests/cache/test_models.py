@@ -35,6 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "distill.keep=best",
         "distill.evaluate_steps=7",
         "references.gate_start=-3",
+        "references.own_edits=0.3",
     ],
 )
 def test_runs_over_one_corpus_share_its_students(root: Path, override: str) -> None:
@@ -122,3 +123,11 @@ def test_keys_of_older_students_stay_as_they_were() -> None:
     found = [general_student(exp, system).name for system in exp.trained_systems()]
     assert found == ["f074ee0e437333d2", "57771c13d96aebed"]
     assert task_teacher(exp).name == "84284c2c55b834ba"
+
+
+def test_what_is_edited_makes_another_control(root: Path) -> None:
+    folders = {
+        general_student(tiny_experiment(root, "systems=[refbert,own]", f"references.own_edits={share}"), "own")
+        for share in (0.0, 0.2, 0.4)
+    }
+    assert len(folders) == 3

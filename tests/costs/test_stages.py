@@ -130,6 +130,13 @@ def test_online_targets_take_the_teachers_pass_and_cached_ones_the_disk() -> Non
     assert none["distill-general"].device_s > online["distill-general"].device_s
 
 
+def test_edited_copies_take_the_teachers_pass() -> None:
+    given = ("systems=[tinybert,own]", "distill.targets=cache")
+    own, edited = (costs(gpus(8), *given, f"references.own_edits={share}")["distill-general"] for share in (0, 0.3))
+    assert edited.device_s > own.device_s
+    assert edited.read_bytes_s < own.read_bytes_s
+
+
 def test_a_core_encodes_beside_computing_and_a_gpu_does_not_wait() -> None:
     one = {codec: costs(core(), f"cache.codec={codec}")["cache-general"].device_s for codec in ("int8", "pq")}
     values = costs(core())["cache-general"].bytes / 772 * 768

@@ -17,6 +17,7 @@ from refbert_dist.inference.new_texts import BankEditor
 from refbert_dist.inference.pipeline import RefBertPipeline
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.finetune import FinetuneObjective
+from refbert_dist.references.edits import EditedTokens
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact
 from refbert_dist.references.sources import Neighbours
 from refbert_dist.stages.scores import answers_path
@@ -89,9 +90,16 @@ def test_zeros(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("part", ["train", "dev"])
-def test_own_states_are_the_teachers_of_the_input(setting: Setting, done: Experiment, part: str) -> None:
-    given = read(setting, "own", part)
+@pytest.mark.parametrize("edits", [0.0, 0.3])
+def test_own_states_are_the_teachers_of_the_input_or_its_copy(
+    setting: Setting, done: Experiment, part: str, edits: float
+) -> None:
     tokens = TokenSet.open(tokens_artifact(done, part))  # type: ignore[arg-type]
+    if edits:
+        tokens = EditedTokens(tokens, edits, done.student_seed("task"))
+        references = done.references.model_copy(update={"own_edits": edits})
+        setting = Setting(done.model_copy(update={"references": references}), "task", CPU)
+    given = read(setting, "own", part)
     for sample in (0, 5, 11):
         ids, types = (torch.from_numpy(of(sample).astype(np.int64))[None] for of in (tokens.ids, tokens.types))
         with torch.no_grad():
@@ -99,6 +107,7 @@ def test_own_states_are_the_teachers_of_the_input(setting: Setting, done: Experi
         length = ids.shape[1]
         assert given["reference_mask"][sample].sum() == length
         torch.testing.assert_close(given["reference_values"][sample, 0, :length], last[0], atol=5e-3, rtol=1e-2)
+        assert torch.equal(given["reference_keys"][sample, 0, :length], setting.teacher.embed(ids, types)[0])
 
 
 def test_the_student_reads_what_it_makes_of_its_neighbours(setting: Setting, done: Experiment) -> None:
