@@ -16,8 +16,8 @@ import numpy as np
 from refbert_dist.artifacts import Artifact, WorkList, describe_files, hash_strings, shard_name
 from refbert_dist.augment.candidates import Candidates
 from refbert_dist.augment.copies import copies_of
-from refbert_dist.augment.glove import Glove
-from refbert_dist.augment.sources import GLOVE, Sources, sources
+from refbert_dist.augment.glove import GLOVE, Glove
+from refbert_dist.augment.sources import Sources, sources
 from refbert_dist.config import AugmentConfig, Experiment
 from refbert_dist.data.samples import task_samples
 from refbert_dist.data.tasks import Example

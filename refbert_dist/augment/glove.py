@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from refbert_dist.augment.sources import GLOVE
 from refbert_dist.data.lines import numbered_lines
 from refbert_dist.errors import UserError
 
+GLOVE = "task.augment.glove"
 MAX_LINES = 100_000
 """The most frequent words, as in TinyBERT's code: what comes after them is mostly names and misspellings."""
 BLOCK_WORDS = 128
@@ -31,26 +31,10 @@ class Glove:
     @classmethod
     def load(cls, path: Path) -> Glove:
         """Read a file in GloVe's text format; raises :class:`UserError` naming the line that is none of it."""
-        words, vectors = [], []
-        width = 0
-        for number, line in numbered_lines(path, GLOVE):
-            if number > MAX_LINES:
-                break
-            # Some files have words with spaces in them: the numbers are counted from the end.
-            parts = line.rsplit(" ", width) if width else line.split(" ")
-            width = width or len(parts) - 1
-            vector = _numbers(parts[1:])
-            if not parts[0] or vector is None or len(vector) != width or width < 2:
-                wanted = f"a word and {width} numbers, as line 1 has" if number > 1 else "a word and its numbers"
-                raise UserError(
-                    f"{GLOVE}: {path} line {number} is not {wanted}, separated by single spaces; give word vectors in "
-                    "GloVe's text format"
-                )
-            if parts[0].isalpha():
-                words.append(parts[0])
-                vectors.append(vector)
-        if not words:
+        read = [(word, vector) for word, vector in word_vectors(path) if word.isalpha()]
+        if not read:
             raise UserError(f"{GLOVE}: {path} holds no words; give word vectors in GloVe's text format")
+        words, vectors = zip(*read, strict=True)
         return cls(words, np.stack(vectors))
 
     def nearest(self, words: Sequence[str], count: int) -> list[list[str]]:
@@ -81,6 +65,36 @@ class Glove:
             places = np.flatnonzero(row >= least)
             order = places[np.argsort(-row[places], kind="stable")][:count]
             yield [self.words[place] for place in order.tolist()]
+
+
+def word_vectors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each word of a file in GloVe's text format with its vector, float64 ``[D]``; see :meth:`Glove.load`."""
+    width = 0
+    for number, line in numbered_lines(path, GLOVE):
+        if number > MAX_LINES:
+            break
+        # Some files have words with spaces in them: the numbers are counted from the end.
+        parts = line.rsplit(" ", width) if width else line.split(" ")
+        width = width or len(parts) - 1
+        vector = _numbers(parts[1:])
+        if not parts[0] or vector is None or len(vector) != width or width < 2:
+            wanted = f"a word and {width} numbers, as line 1 has" if number > 1 else "a word and its numbers"
+            raise UserError(
+                f"{GLOVE}: {path} line {number} is not {wanted}, separated by single spaces; give word vectors in "
+                "GloVe's text format"
+            )
+        yield parts[0], vector
+
+
+def check_glove(path: Path) -> None:
+    """Raise :class:`UserError` for a file that is not there, or whose first line is none of GloVe's text format."""
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise UserError(
+            f"{GLOVE} is '{path}': {what}; give a file of word vectors in GloVe's text format, plain or .gz"
+        )
+    if next(word_vectors(path), None) is None:
+        raise UserError(f"{GLOVE} is '{path}', which is empty; give word vectors in GloVe's text format")
 
 
 def _numbers(parts: Sequence[str]) -> np.ndarray | None:

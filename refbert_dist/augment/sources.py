@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from refbert_dist.augment.glove import check_glove
 from refbert_dist.config import Experiment
 from refbert_dist.errors import UserError
 from refbert_dist.models.locate import TEACHER, check_teacher_folder, has_masked_lm
 
-GLOVE = "task.augment.glove"
 MASKED_LM = "task.augment.masked_lm"
 
 
@@ -61,8 +61,5 @@ def sources(exp: Experiment) -> Sources:
 def check_augment(exp: Experiment) -> None:
     """Raise :class:`UserError` for what is wrong with ``task.augment`` before anything is read."""
     glove = sources(exp).glove
-    if glove is not None and not glove.is_file():
-        what = "a folder" if glove.is_dir() else "no such file"
-        raise UserError(
-            f"{GLOVE} is '{glove}': {what}; give a file of word vectors in GloVe's text format, plain or .gz"
-        )
+    if glove is not None:
+        check_glove(glove)

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from refbert_dist.augment.glove import MAX_LINES
-from refbert_dist.augment.sources import GLOVE, sources
+from refbert_dist.augment.glove import GLOVE, MAX_LINES
+from refbert_dist.augment.sources import sources
 from refbert_dist.config import Experiment
 from refbert_dist.costs.extents import TEXT_PER_BYTE
 from refbert_dist.costs.lengths import Lengths

@@ -16,6 +16,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     tiny_experiment(folder)
     tiny_vectors(folder / "vectors.txt", folder / "task")
+    (folder / "empty.txt").touch()
     masked_model(folder / "masked")
     return folder
 
@@ -55,6 +56,8 @@ def test_the_teachers_own_head_or_another_models_is_used(root: Path) -> None:
         ("masked_lm=ROOT/task", r"task\.augment\.masked_lm is '.*' but .* lacks config\.json"),
         ("glove=ROOT/none.txt", r"task\.augment\.glove is '.*': no such file; give"),
         ("glove=ROOT/task", r"task\.augment\.glove is '.*': a folder; give"),
+        ("glove=ROOT/task/dev.tsv", r"task\.augment\.glove: .*dev\.tsv line 1 is not a word and its numbers"),
+        ("glove=ROOT/empty.txt", r"task\.augment\.glove is '.*', which is empty; give"),
         ("glove=null", r"task\.augment\.glove is missing, but task\.augment\.candidates is 'both'"),
         ("per_word=0", r"task\.augment\.per_word is 0: input should be greater than 0"),
         ("copies=0", r"task\.augment\.copies is 0: input should be greater than 0"),
