@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 SystemName = Literal[
-    "refbert", "tinybert", "random", "shuffled", "zeros", "student", "crossfit", "own", "label", "shuffled-labels"
+    "refbert",
+    "tinybert",
+    "random",
+    "shuffled",
+    "same",
+    "zeros",
+    "student",
+    "crossfit",
+    "own",
+    "label",
+    "shuffled-labels",
 ]
 
 
@@ -30,6 +40,7 @@ SYSTEMS: dict[SystemName, System] = {
     "refbert": System("RefBERT k={references}"),
     "random": System("random k={references}"),
     "shuffled": System("shuffled k={references}"),
+    "same": System("same for all k={references}"),
     "zeros": System("zeros k={references}"),
     "student": System("student's own k={references}"),
     "crossfit": System("crossfit k={references}", of_task=True),

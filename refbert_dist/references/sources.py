@@ -127,6 +127,13 @@ def drawn_rows(table: np.ndarray, own: np.ndarray, documents: np.ndarray, allowe
     return rows
 
 
+def same_rows(table: np.ndarray, own: np.ndarray, documents: np.ndarray, allowed: np.ndarray, seed: int) -> np.ndarray:
+    """The same rows for every sample, drawn from the pool; see :func:`drawn_rows` for the arguments."""
+    order = np.random.default_rng(seed).permutation(allowed)
+    rows = np.resize(order, table.shape[1])[None, :]
+    return np.where((table < 0) | (documents[rows] == own[:, None]), -1, rows)
+
+
 def dealt_rows(table: np.ndarray, own: np.ndarray, documents: np.ndarray, seed: int) -> np.ndarray:
     """Every sample gets the list of neighbours of another one; see :func:`drawn_rows` for the arguments.
 

@@ -23,7 +23,7 @@ from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.references.edits import EditedTokens
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact, pool_part
-from refbert_dist.references.sources import Neighbours, Source, Unread, Zeros, dealt_rows, drawn_rows
+from refbert_dist.references.sources import Neighbours, Source, Unread, Zeros, dealt_rows, drawn_rows, same_rows
 from refbert_dist.references.states import LabelStates, ReferenceStates, gold_labels, taught_labels
 
 LOGITS_AT_ONCE = 256
@@ -103,7 +103,7 @@ class Setting:
         """Pool rows that ``system`` reads, int64 ``[N, count]``."""
         table = NeighbourTable.open(neighbours_artifact(self.exp, part))
         rows = table.prefix(count)
-        if system not in ("random", "shuffled", "shuffled-labels"):
+        if system not in ("random", "shuffled", "same", "shuffled-labels"):
             return rows
         pool, own = self._groups(self.tokens), np.full(len(rows), -1)
         if part in (pool_part(part), "augmented"):
@@ -112,7 +112,8 @@ class Setting:
         if system == "shuffled":
             return dealt_rows(rows, own, pool, seed)
         cap = self.exp.references.pool_samples if self.scope == "general" else len(pool)
-        return drawn_rows(rows, own, pool, np.setdiff1d(pool_rows(len(pool), cap), table.left_out), seed)
+        draw = same_rows if system == "same" else drawn_rows
+        return draw(rows, own, pool, np.setdiff1d(pool_rows(len(pool), cap), table.left_out), seed)
 
     def _groups(self, tokens: TokenSet) -> np.ndarray:
         return tokens.documents if self.scope == "general" else row_groups(self.exp, tokens)

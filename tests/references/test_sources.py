@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from refbert_dist.references.sources import Neighbours, Zeros, dealt_rows, drawn_rows, encoded_by
+from refbert_dist.references.sources import Neighbours, Zeros, dealt_rows, drawn_rows, encoded_by, same_rows
 
 NEIGHBOURS = np.array([[1, 2], [0, -1], [3, 0], [2, 4], [2, 3]])
 DOCUMENTS = np.array([0, 1, 1, 2, 3])
@@ -40,6 +40,18 @@ def test_drawn_rows_are_none_of_the_own_document_and_all_allowed() -> None:
     assert (DOCUMENTS[rows] != own[:, None])[present].all()
     assert (rows == drawn_rows(table, own, DOCUMENTS, allowed=np.arange(4), seed=1)).all()
     assert (rows != drawn_rows(table, own, DOCUMENTS, allowed=np.arange(4), seed=2)).any()
+
+
+def test_everybody_is_given_the_same_rows_but_for_those_of_its_own_document() -> None:
+    strangers = np.full(5, -1)
+    rows = same_rows(np.zeros((5, 3), np.int64), strangers, DOCUMENTS, allowed=np.arange(1, 5), seed=1)
+    (chosen,) = {tuple(row) for row in rows.tolist()}
+    assert len(set(chosen)) == 3 and 0 not in chosen
+    own = same_rows(NEIGHBOURS, DOCUMENTS, DOCUMENTS, allowed=np.arange(1, 5), seed=1)
+    wanted = np.where((NEIGHBOURS < 0) | (DOCUMENTS[rows[:, :2]] == DOCUMENTS[:, None]), -1, rows[:, :2])
+    assert (own == wanted).all()
+    seeds = [same_rows(np.zeros((1, 1), np.int64), strangers[:1], DOCUMENTS, np.arange(5), seed) for seed in range(20)]
+    assert len({int(row[0, 0]) for row in seeds}) > 2
 
 
 def test_strangers_may_be_given_any_row() -> None:

@@ -68,7 +68,7 @@ def test_refbert_reads_its_neighbours(setting: Setting, done: Experiment) -> Non
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in read(setting, "refbert").items())
 
 
-@pytest.mark.parametrize("system", ["random", "shuffled"])
+@pytest.mark.parametrize("system", ["random", "shuffled", "same"])
 def test_other_rows_of_the_pool(setting: Setting, done: Experiment, system: str) -> None:
     source = setting.references(system, "train")  # type: ignore[arg-type]
     assert isinstance(source, Neighbours)
