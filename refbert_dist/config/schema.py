@@ -283,9 +283,9 @@ class Experiment(Section):
     systems: tuple[SystemName, ...] = ("refbert", "tinybert")
     """Students to train at equal budget; the first is exported. ``tinybert`` is the same student without references;
     the others are controls, which read something else in their place: ``random``, ``shuffled`` (another input's),
-    ``same`` (the same rows for all inputs), ``zeros``, ``student`` (the student's states of them), ``crossfit`` (states
-    by teachers that were not fine-tuned on them), ``own`` (the teacher's of the input itself), ``label`` and
-    ``shuffled-labels`` (labels alone)."""
+    ``same`` (the same rows for all inputs), ``noise`` (random numbers for their states), ``zeros``, ``student`` (the
+    student's states of them), ``crossfit`` (states by teachers that were not fine-tuned on them), ``own`` (the
+    teacher's of the input itself), ``label`` and ``shuffled-labels`` (labels alone)."""
     finetune: OptimConfig = OptimConfig(epochs=3, learning_rate=3e-5)
     """Fine-tuning of the teacher on the task."""
     distill: DistillConfig = DistillConfig()

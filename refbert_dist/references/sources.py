@@ -58,6 +58,34 @@ class Zeros:
         return {name: tensor if name == MASK else torch.zeros_like(tensor) for name, tensor in given.items()}
 
 
+class Noise:
+    """Random numbers where another source has states, the same for all samples.
+
+    They are drawn from a normal distribution once for each place of a token in each reference, for keys and values.
+    """
+
+    def __init__(self, source: Source, seed: int) -> None:
+        self.source = source
+        self.seed = seed
+
+    def of(self, samples: np.ndarray) -> Given:
+        """See :class:`Source`."""
+        given = self.source.of(samples)
+        return {
+            name: tensor if name == MASK else self._drawn(number, tensor)
+            for number, (name, tensor) in enumerate(given.items())
+        }
+
+    def _drawn(self, number: int, states: torch.Tensor) -> torch.Tensor:
+        _, references, tokens, width = states.shape
+        drawn = [
+            # A generator for each reference: what it gets must not depend on how long the longest of a batch is.
+            torch.from_numpy(np.random.default_rng([self.seed, number, place]).standard_normal((tokens, width)))
+            for place in range(references)
+        ]
+        return torch.stack(drawn).to(states).expand_as(states)
+
+
 class Unread:
     """Token ids of the neighbours, for a student that makes states of them itself."""
 

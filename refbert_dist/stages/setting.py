@@ -23,7 +23,7 @@ from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.references.edits import EditedTokens
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact, pool_part
-from refbert_dist.references.sources import Neighbours, Source, Unread, Zeros, dealt_rows, drawn_rows, same_rows
+from refbert_dist.references.sources import Neighbours, Noise, Source, Unread, Zeros, dealt_rows, drawn_rows, same_rows
 from refbert_dist.references.states import LabelStates, ReferenceStates, gold_labels, taught_labels
 
 LOGITS_AT_ONCE = 256
@@ -62,6 +62,8 @@ class Setting:
             length, pad_id = self.exp.references.max_length, self.teacher.pad_token_id
             return Unread(rows, self.tokens, length, pad_id, self.device)
         source = Neighbours(rows, self.reference_states(crossfit=system == "crossfit"))
+        if system == "noise":
+            return Noise(source, self.exp.student_seed(self.scope))
         return Zeros(source) if system == "zeros" else source
 
     def reference_states(self, crossfit: bool = False) -> ReferenceStates:
@@ -103,7 +105,7 @@ class Setting:
         """Pool rows that ``system`` reads, int64 ``[N, count]``."""
         table = NeighbourTable.open(neighbours_artifact(self.exp, part))
         rows = table.prefix(count)
-        if system not in ("random", "shuffled", "same", "shuffled-labels"):
+        if system not in ("random", "shuffled", "same", "noise", "shuffled-labels"):
             return rows
         pool, own = self._groups(self.tokens), np.full(len(rows), -1)
         if part in (pool_part(part), "augmented"):
@@ -112,7 +114,7 @@ class Setting:
         if system == "shuffled":
             return dealt_rows(rows, own, pool, seed)
         cap = self.exp.references.pool_samples if self.scope == "general" else len(pool)
-        draw = same_rows if system == "same" else drawn_rows
+        draw = same_rows if system in ("same", "noise") else drawn_rows
         return draw(rows, own, pool, np.setdiff1d(pool_rows(len(pool), cap), table.left_out), seed)
 
     def _groups(self, tokens: TokenSet) -> np.ndarray:

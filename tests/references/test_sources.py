@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from refbert_dist.references.sources import Neighbours, Zeros, dealt_rows, drawn_rows, encoded_by, same_rows
+from refbert_dist.references.sources import Neighbours, Noise, Zeros, dealt_rows, drawn_rows, encoded_by, same_rows
 
 NEIGHBOURS = np.array([[1, 2], [0, -1], [3, 0], [2, 4], [2, 3]])
 DOCUMENTS = np.array([0, 1, 1, 2, 3])
@@ -28,6 +28,28 @@ def test_zeros_stand_where_the_references_are() -> None:
     assert plain["reference_values"].abs().sum() > 0
     assert zeros["reference_keys"].abs().sum() == zeros["reference_values"].abs().sum() == 0
     assert torch.equal(zeros["reference_mask"], plain["reference_mask"]) and not zeros["reference_mask"].all()
+
+
+def test_noise_is_the_same_for_all_samples_and_none_of_the_states() -> None:
+    neighbours = Neighbours(NEIGHBOURS, Rows())
+    plain, noise, other = (
+        source.of(np.arange(5)) for source in (neighbours, Noise(neighbours, 3), Noise(neighbours, 4))
+    )
+    assert torch.equal(noise["reference_mask"], plain["reference_mask"])
+    keys, values = noise["reference_keys"], noise["reference_values"]
+    assert keys.shape == values.shape == (5, 2, 2, 3) and keys.dtype == torch.float32
+    assert (keys == keys[:1]).all() and (values == values[:1]).all()
+    assert len(set(keys[0].ravel().tolist() + values[0].ravel().tolist())) == 2 * 2 * 2 * 3
+    assert not torch.equal(keys, other["reference_keys"])
+
+
+def test_noise_does_not_depend_on_the_longest_of_a_batch() -> None:
+    class Long(Rows):
+        def gather(self, neighbours: np.ndarray) -> dict[str, torch.Tensor]:
+            return {name: tensor.repeat_interleave(3, dim=2) for name, tensor in super().gather(neighbours).items()}
+
+    short, long = (Noise(Neighbours(NEIGHBOURS, rows), 3).of(np.arange(2)) for rows in (Rows(), Long()))
+    assert torch.equal(short["reference_keys"], long["reference_keys"][:, :, :2])
 
 
 def test_drawn_rows_are_none_of_the_own_document_and_all_allowed() -> None:

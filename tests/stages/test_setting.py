@@ -83,6 +83,15 @@ def test_other_rows_of_the_pool(setting: Setting, done: Experiment, system: str)
     )
 
 
+def test_noise(setting: Setting) -> None:
+    train, dev, same = (
+        read(setting, system, part) for system, part in (("noise", "train"), ("noise", "dev"), ("same", "train"))
+    )
+    assert torch.equal(train["reference_mask"], same["reference_mask"])
+    assert torch.equal(train["reference_values"][0], dev["reference_values"][0]), "at inference as in training"
+    assert (train["reference_values"] != same["reference_values"]).all()
+
+
 def test_zeros(setting: Setting) -> None:
     given = read(setting, "zeros")
     assert given["reference_values"].abs().sum() == 0
