@@ -99,7 +99,7 @@ def test_the_stored_table_is_the_same_table_wherever_it_lies(tmp_path: Path) -> 
         ),
         ({"variants": {"k": {"references.cuont": 3}}}, "variants.k: references.cuont is not a known key; did you mean"),
         ({"variants": {"k": {"references.count": 0}}}, "variants.k has no references and would be TinyBERT"),
-        ({"variants": {"same": {"references.count": 2}}}, "variants.same is the same as the experiment itself"),
+        ({"variants": {"plain": {"references.count": 2}}}, "variants.plain is the same as the experiment itself"),
         ({"variants": {"a": {"references.count": 3}, "b": {"references.count": 3}}}, "variants.b is the same as var"),
         (
             {"variants": {"k": {"references.count": 3}}, "seeds": {"k": [7], "default": 1}},
