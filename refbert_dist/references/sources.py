@@ -156,9 +156,10 @@ def drawn_rows(table: np.ndarray, own: np.ndarray, documents: np.ndarray, allowe
 
 
 def same_rows(table: np.ndarray, own: np.ndarray, documents: np.ndarray, allowed: np.ndarray, seed: int) -> np.ndarray:
-    """The same rows for every sample, drawn from the pool; see :func:`drawn_rows` for the arguments."""
-    order = np.random.default_rng(seed).permutation(allowed)
-    rows = np.resize(order, table.shape[1])[None, :]
+    """The same rows for every sample, drawn from the pool as far as it has them; see :func:`drawn_rows`."""
+    drawn = np.random.default_rng(seed).permutation(allowed)[: table.shape[1]]
+    rows = np.full((1, table.shape[1]), -1)
+    rows[0, : len(drawn)] = drawn
     return np.where((table < 0) | (documents[rows] == own[:, None]), -1, rows)
 
 

@@ -72,6 +72,8 @@ def test_everybody_is_given_the_same_rows_but_for_those_of_its_own_document() ->
     own = same_rows(NEIGHBOURS, DOCUMENTS, DOCUMENTS, allowed=np.arange(1, 5), seed=1)
     wanted = np.where((NEIGHBOURS < 0) | (DOCUMENTS[rows[:, :2]] == DOCUMENTS[:, None]), -1, rows[:, :2])
     assert (own == wanted).all()
+    few = same_rows(np.zeros((5, 3), np.int64), strangers, DOCUMENTS, allowed=np.array([3]), seed=1)
+    assert few.tolist() == [[3, -1, -1]] * 5, "no row that may not be read stands in for one that is not there"
     seeds = [same_rows(np.zeros((1, 1), np.int64), strangers[:1], DOCUMENTS, np.arange(5), seed) for seed in range(20)]
     assert len({int(row[0, 0]) for row in seeds}) > 2
 
