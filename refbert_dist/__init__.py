@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from refbert_dist.bank.reader import ReferenceBank
     from refbert_dist.config import Experiment, load_experiment
     from refbert_dist.inference.pipeline import RefBertPipeline
-    from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
+    from refbert_dist.models.configuration_refbert import RefBertConfig
+    from refbert_dist.models.modeling_refbert import RefBertForSequenceClassification, RefBertModel
     from refbert_dist.pipeline import STAGES, run
 
 register_when_imported()
@@ -36,7 +37,7 @@ _PLACES = {
     "run": "refbert_dist.pipeline",
     "RefBertPipeline": "refbert_dist.inference.pipeline",
     "ReferenceBank": "refbert_dist.bank.reader",
-    "RefBertConfig": "refbert_dist.models.modeling_refbert",
+    "RefBertConfig": "refbert_dist.models.configuration_refbert",
     "RefBertForSequenceClassification": "refbert_dist.models.modeling_refbert",
     "RefBertModel": "refbert_dist.models.modeling_refbert",
 }

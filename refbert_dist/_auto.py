@@ -10,14 +10,15 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 AUTO_MODULE = "transformers.models.auto.configuration_auto"
-MODELING_MODULE = "refbert_dist.models.modeling_refbert"
+MODEL_MODULES = ("refbert_dist.models.configuration_refbert", "refbert_dist.models.modeling_refbert")
 
 
 def register() -> None:
     """Register RefBERT's configuration and models with transformers' auto classes. Imports torch and transformers."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-    from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
+    from refbert_dist.models.configuration_refbert import RefBertConfig
+    from refbert_dist.models.modeling_refbert import RefBertForSequenceClassification, RefBertModel
 
     AutoConfig.register("refbert", RefBertConfig, exist_ok=True)
     AutoModel.register(RefBertConfig, RefBertModel, exist_ok=True)
@@ -37,7 +38,7 @@ class _RegisterAfterImport(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.partition(".")[0] != "transformers" and fullname != MODELING_MODULE:
+        if fullname.partition(".")[0] != "transformers" and fullname not in MODEL_MODULES:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:

@@ -16,7 +16,7 @@ from tune.space import Point, experiment_at, shared_experiment, values_of
 Figures = dict[str, float]
 TIMED = {
     *("student.layers", "student.hidden", "student.heads", "student.intermediate", RATIO),
-    *("references.count", "references.max_length"),
+    *("references.count", "references.max_length", "references.memory"),
 }
 """What the time of a forward pass depends on."""
 
@@ -28,7 +28,7 @@ def shape_figures(exp: Experiment) -> Figures:
     shape, length = student_shape(exp.student, info), exp.task.max_length
     work = forward(shape, length, length).flops
     # Keys and values of references are projected beforehand: what is left is to attend to them.
-    work += 4 * length * references.count * references.max_length * shape.hidden
+    work += 4 * length * (references.count * references.max_length + references.memory) * shape.hidden
     labels = task_spec(exp.task.name).num_labels
     return {"parameters": classifier_parameters(exp, info, labels), "gflops": work / 1e9}
 
@@ -99,4 +99,5 @@ def shape_name(exp: Experiment) -> str:
     """All that the time of a forward pass depends on."""
     student, references = exp.student, exp.references
     reads = f", reads {references.count} x {references.max_length}" if references.count else ""
+    reads += f", memory {references.memory}" if references.memory else ""
     return f"{student.layers} x {student.hidden} / {student.heads}, {student.intermediate}{reads}"

@@ -148,5 +148,5 @@ def _identity(exp: Experiment) -> str:
     """What a trial computes: equal for points that differ only in what is not read."""
     data: dict[str, Any] = exp.model_dump(mode="json", include={"student", "references", "distill", "engine"})
     if not exp.references.count:
-        del data["references"]
+        data["references"] = {name: data["references"][name] for name in ("memory", "stages") if exp.references.memory}
     return json.dumps(data, sort_keys=True)

@@ -59,10 +59,11 @@ def general_student(exp: Experiment, system: SystemName) -> Path:
             exclude={**dict.fromkeys(unused, True), "weights": later},
         ),
     }
-    if exp.reference_count(system, "general"):
+    if exp.reads(system, "general"):
         # Of labels nothing is known in this stage, nor does it matter whether there is another that reads references.
         unused = {"stored_count", "stages", "label"} | ({"normalize"} if exp.references.normalize else set())
         unused |= {"gate", "gate_start"} if exp.references.gate == "none" else set()
+        unused |= set() if exp.references.memory else {"memory"}
         unused |= {"own_edits"} if system != "own" or not exp.references.own_edits else set()
         recipe["references"] = exp.references.model_dump(mode="json", exclude=unused)
         if system != "refbert" and not SYSTEMS[system].of_task:

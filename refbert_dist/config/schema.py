@@ -110,7 +110,7 @@ class StudentConfig(Section):
 
 class ReferencesConfig(Section):
     count: NonNegative = 1
-    """References the first layer reads for each input (k); 0 is exactly TinyBERT."""
+    """References the first layer reads for each input (k); 0, without a memory, is exactly TinyBERT."""
     stored_count: Positive | None = None
     """Neighbours to look up and keep, at least ``count``, so that later runs can read a prefix; ``null``: ``count``."""
     retriever: Literal["bm25", "dense", "random", "none"] = "bm25"
@@ -147,6 +147,9 @@ class ReferencesConfig(Section):
     that also depends on the reference's token."""
     gate_start: float = -6.0
     """Where the bias begins; far below 0, training starts as if there were no references."""
+    memory: NonNegative = 0
+    """Learned states that the first layer reads beside the references of an input, the same for all inputs. With
+    ``count: 0`` they are all it reads, and nothing is looked up."""
     own_edits: Fraction = 0.0
     """Share of the tokens that are exchanged for other rows' in what the control ``own`` reads. With 0 it is the input
     itself, an upper bound; with more it shows how near a text must be to be worth reading."""
@@ -352,15 +355,27 @@ class Experiment(Section):
         return self
 
     def trained_systems(self) -> tuple[SystemName, ...]:
-        """The students to train: RefBERT without references is TinyBERT, so it is not trained twice."""
+        """The students to train: those that would be another one without references are not trained twice."""
         if self.references.count:
             return self.systems
-        return ("tinybert",)
+        alone: tuple[SystemName, ...] = ("refbert", "tinybert") if self.references.memory else ("tinybert",)
+        return tuple(name for name in alone if name in self.systems) or alone[:1]
 
     def reference_count(self, system: SystemName, stage: Stage = "task") -> int:
         """References that ``system`` reads for each input in a stage."""
-        reads = self.references.stages in ("both", stage)
-        return self.references.count if system != "tinybert" and reads else 0
+        return self.references.count if self._has_references(system, stage) else 0
+
+    def memory_size(self, system: SystemName, stage: Stage = "task") -> int:
+        """Learned states that ``system`` reads beside its references in a stage."""
+        return self.references.memory if self._has_references(system, stage) else 0
+
+    def reads(self, system: SystemName, stage: Stage = "task") -> bool:
+        """Whether ``system`` is more than TinyBERT in a stage."""
+        return self.reference_count(system, stage) + self.memory_size(system, stage) > 0
+
+    def _has_references(self, system: SystemName, stage: Stage) -> bool:
+        """Whether the settings of references are about ``system`` in a stage."""
+        return system != "tinybert" and self.references.stages in ("both", stage)
 
     def reads_labels(self, system: SystemName) -> bool:
         """Whether ``system`` reads the labels of references in the task stage."""

@@ -28,7 +28,17 @@ from refbert_dist.costs.cost import Place, StageCost, total
 from refbert_dist.costs.extents import Extent
 from refbert_dist.costs.lengths import Lengths
 from refbert_dist.costs.lookup import bm25_cost, dense_cost
-from refbert_dist.costs.work import Shape, Work, forward, losses, masked_language, reading, student_shape, teacher_shape
+from refbert_dist.costs.work import (
+    Shape,
+    Work,
+    forward,
+    losses,
+    masked_language,
+    reading,
+    remembering,
+    student_shape,
+    teacher_shape,
+)
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.data.tokens import SHARD_FACTOR, Part, longest
 from refbert_dist.models.layer_map import layer_map
@@ -265,12 +275,10 @@ class _Costs:
         return self._training(exp.distill.prediction, lengths, weights, pass_s, read * self._state_bytes)
 
     def _reads(self, system: SystemName, scope: Stage, tokens: float, samples: int) -> Work:
-        """What references add to the student."""
-        references = self.exp.references
-        read = self.exp.reference_count(system, scope) * references.max_length
-        if not read:
-            return Work()
-        return reading(self.student, self.teacher.hidden, tokens, samples, read)
+        """What references and memory add to the student."""
+        read = self.exp.reference_count(system, scope) * self.exp.references.max_length
+        found = remembering(self.student, tokens, self.exp.memory_size(system, scope))
+        return found + reading(self.student, self.teacher.hidden, tokens, samples, read)
 
     def _teacher_beside(self, system: SystemName, scope: Stage, samples: int, longest: int) -> Work:
         """The teacher on the references themselves, where their states are not cached."""

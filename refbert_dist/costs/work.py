@@ -67,6 +67,8 @@ def classifier_parameters(exp: Experiment, info: TeacherInfo, labels: int) -> in
         maps = 1 if references.tie_projections else 2
         gate = {"none": 0, "bias": exp.student.heads, "token": exp.student.heads + h}[references.gate]
         reads = maps * (info.hidden * h + (2 * h if references.normalize else 0)) + gate
+    if references.memory:
+        reads += (references.memory + 2) * h
     return shape.parameters + reads + (h * h + h) + labels * (h + 1)
 
 
@@ -114,6 +116,12 @@ def reading(shape: Shape, width: int, tokens: float, samples: float, read: float
     flops = 4 * tokens * read * h + projected * (4 * width * h + 4 * h * h)
     elements = 4 * tokens * read * shape.heads + projected * (8 * h + 2 * width)
     return Work(flops, elements)
+
+
+def remembering(shape: Shape, tokens: float, memory: int, passes: float = 1.0) -> Work:
+    """What a memory adds to the first layer: each of ``tokens`` attends to its states, projected once a pass."""
+    h, projected = shape.hidden, passes * memory
+    return Work(4 * tokens * memory * h + 4 * projected * h * h, 4 * tokens * memory * shape.heads + projected * 8 * h)
 
 
 def losses(config: DistillConfig, student: Shape, teacher: Shape, tokens: float, seen: float) -> tuple[Work, Work]:

@@ -30,10 +30,10 @@ def reference_mass(student: Any, inputs: dict[str, Tensor], given: dict[str, Ten
     mask = inputs["attention_mask"]
     embedded = encoder.embeddings(input_ids=inputs["input_ids"], token_type_ids=inputs["token_type_ids"])
     _, weights = first(embedded, mask[:, None, None, :].bool(), **given)
-    length = mask.shape[1]
+    given_mask = given["reference_mask"].flatten(1)
+    memory = weights.shape[-1] - mask.shape[1] - given_mask.shape[1]
     # [B, h, S, K*R] -> [B, h, S] -> [B, h]: positions of padding ask nothing.
-    on_references = weights[..., length:].sum(-1)
-    tokens = mask.sum(1)
+    on_references = weights[..., mask.shape[1] + memory :].sum(-1)
+    tokens, references = mask.sum(1), given_mask.sum(1)
     mass = (on_references * mask[:, None]).sum(-1) / tokens[:, None]
-    references = given["reference_mask"].flatten(1).sum(1)
-    return mass, references / (references + tokens)
+    return mass, references / (references + memory + tokens)

@@ -30,13 +30,13 @@ def card(
         exported: scores of the folder itself, by way of computing and metric.
         lineage: what the model was made from, by name.
     """
-    name = "RefBERT" if exp.reference_count(system) else "TinyBERT-style"  # type: ignore[arg-type]
+    name = "RefBERT" if exp.reads(system) else "TinyBERT-style"  # type: ignore[arg-type]
     student = exp.student
     parts = [
         "---\n" + yaml.safe_dump(_header(exp), sort_keys=False) + "---",
         f"# {name} student of `{_shown(exp.teacher.model)}`",
         f"{student.layers} layers x {student.hidden}, {student.heads} heads, {student.intermediate} intermediate; "
-        f"{exp.reference_count(system)} references an input.",  # type: ignore[arg-type]
+        f"{_read(exp, system)}.",
     ]
     if exp.task and rows:
         parts += [f"## Scores and costs\n\n{_scores(exp.task.shown, rows)}"]
@@ -47,6 +47,13 @@ def card(
         _usage(exp, system),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _read(exp: Experiment, system: str) -> str:
+    """What the first layer reads beside its tokens, in words."""
+    memory = exp.memory_size(system)  # type: ignore[arg-type]
+    beside = f" and {memory} learned states" if memory else ""
+    return f"{exp.reference_count(system)} references{beside} an input"  # type: ignore[arg-type]
 
 
 def looks_up_by_bm25s(exp: Experiment, system: str) -> bool:

@@ -1,7 +1,7 @@
 """A model folder: what lies in it, and whether it is still what was written.
 
 ``manifest.json`` says what the model is and holds size and hash of every file but those of the bank, which has a
-description of its own (:mod:`refbert_dist.bank.reader`). The modelling file lies in the folder as well, so that
+description of its own (:mod:`refbert_dist.bank.reader`). The model's code lies in the folder as well, so that
 transformers can load the model where this package is not installed (``trust_remote_code=True``).
 """
 
@@ -17,10 +17,10 @@ import xxhash
 from refbert_dist.artifacts import hash_file, write_json
 from refbert_dist.artifacts.seals import read_sealed, sealed
 from refbert_dist.errors import RefusedError, UserError
-from refbert_dist.models import modeling_refbert
+from refbert_dist.models import configuration_refbert, modeling_refbert
 
 if TYPE_CHECKING:
-    from refbert_dist.models.modeling_refbert import RefBertConfig
+    from refbert_dist.models.configuration_refbert import RefBertConfig
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -30,23 +30,22 @@ CARD = "README.md"
 LOOKUP = Path(__file__).with_name("bm25s_lookup.py")
 """Looks references up without this package."""
 
-_CODE = Path(modeling_refbert.__file__)
+_CODE = (Path(configuration_refbert.__file__), Path(modeling_refbert.__file__))
 _AUTO_MAP = {
-    "AutoConfig": "RefBertConfig",
-    "AutoModel": "RefBertModel",
-    "AutoModelForSequenceClassification": "RefBertForSequenceClassification",
+    "AutoConfig": "configuration_refbert.RefBertConfig",
+    "AutoModel": "modeling_refbert.RefBertModel",
+    "AutoModelForSequenceClassification": "modeling_refbert.RefBertForSequenceClassification",
 }
 
 
 def add_code(folder: Path, config: RefBertConfig, with_lookup: bool) -> None:
     """Copy into a folder what stands for this package where it is not installed.
 
-    The modelling file, of which ``config`` then says what to load, and one that looks references up.
+    The model's code, of which ``config`` then says what to load, and a file that looks references up.
     """
-    shutil.copyfile(_CODE, folder / _CODE.name)
-    if with_lookup:
-        shutil.copyfile(LOOKUP, folder / LOOKUP.name)
-    config.auto_map = {auto: f"{_CODE.stem}.{name}" for auto, name in _AUTO_MAP.items()}
+    for path in (*_CODE, LOOKUP) if with_lookup else _CODE:
+        shutil.copyfile(path, folder / path.name)
+    config.auto_map = dict(_AUTO_MAP)
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:

@@ -1,21 +1,21 @@
 """RefBERT as an ordinary transformers model: BERT whose first attention layer also reads a teacher's states.
 
-This file imports torch and transformers only, because an exported model carries a copy of it beside its weights. The
-abstract and first lines of the RefBERT paper (arXiv 2106.08898) are all that could be read; the first layer is this
-project's reading of them. Shapes: ``B`` samples, ``S`` tokens, ``H`` student width, ``T`` teacher width, ``K``
-references of a sample, ``R`` tokens of a reference, ``h`` heads.
+This file and that of the configuration import torch and transformers only, because an exported model carries copies of
+them beside its weights; hence the relative import. The abstract and first lines of the RefBERT paper (arXiv 2106.08898)
+are all that could be read; the first layer is this project's reading of them. Shapes: ``B`` samples, ``S`` tokens,
+``H`` student width, ``T`` teacher width, ``K`` references of a sample, ``R`` tokens of a reference, ``M`` states of the
+memory, ``h`` heads.
 """
 
 # transformers is not typed, so its classes and decorators are Any to mypy:
 # mypy: allow-subclassing-any, allow-untyped-decorators
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
-from transformers import BertConfig
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, pad
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
@@ -34,37 +34,11 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .configuration_refbert import RefBertConfig
+
 GATE_SCALE = 50.0
 """How often a gate's weights count in a score. Adam moves every weight by about the learning rate a step, which suits
 weights that begin at 0.02: at 5e-5, a bias that counts once would need 20,000 steps to change by 1."""
-
-
-class RefBertConfig(BertConfig):
-    """Shape of a RefBERT student: BERT's fields, and what its first layer reads.
-
-    ``reference_size`` is the teacher's width (T). ``reference_count`` is the number of references read for each input;
-    with 0 the model is plain BERT and has no further parameters. ``reference_max_length`` is the number of tokens (R)
-    of a reference that are read. ``reference_key_layer`` and ``reference_value_layer`` name the teacher layers whose
-    states feed keys and values (0: embedding output, -1: last layer). ``reference_label`` says whether each reference
-    begins with a token that tells its label, ``teacher``'s answer or the ``gold`` one, or not (``none``).
-    ``tie_reference_projections`` uses one projection for both, ``reference_normalize=False`` does not normalise after
-    it. ``reference_gate``, from ``reference_gate_start`` on, is a learned bias on scores of references, with ``token``
-    one that depends on their tokens. ``classifier_head="tinybert"`` reads ReLU(pooled output), without dropout.
-    """
-
-    model_type = "refbert"
-
-    reference_size: int = 768
-    reference_count: int = 1
-    reference_max_length: int = 64
-    reference_key_layer: int = 0
-    reference_value_layer: int = -1
-    reference_label: str = "none"
-    tie_reference_projections: bool = False
-    reference_normalize: bool = True
-    reference_gate: Literal["none", "bias", "token"] = "none"
-    reference_gate_start: float = -6.0
-    classifier_head: Literal["bert", "tinybert"] = "bert"
 
 
 class RefBertReferenceProjection(nn.Module):
@@ -104,24 +78,45 @@ class RefBertReferenceGate(nn.Module):
         return GATE_SCALE * bias
 
 
+class RefBertMemory(nn.Module):
+    """Learned states that every input reads: further keys and values that stand for no token.
+
+    Sukhbaatar et al. (arXiv 1907.01470) call such vectors a persistent memory. They are normalised as embeddings are,
+    so that small weights, which learn quickly, give states of a token's size.
+    """
+
+    def __init__(self, config: RefBertConfig) -> None:
+        super().__init__()
+        self.states = nn.Parameter(torch.empty(config.reference_memory, config.hidden_size))
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self) -> Tensor:
+        """The states ``[M, H]``."""
+        states: Tensor = self.LayerNorm(self.states)
+        return states
+
+
 class RefBertSelfAttention(BertSelfAttention):
-    """Self-attention of the first layer; references are further keys and values, never queries."""
+    """Self-attention of the first layer; references and memory are further keys and values, never queries."""
 
     def __init__(self, config: RefBertConfig, layer_idx: int = 0) -> None:
         super().__init__(config, layer_idx=layer_idx)
-        self.reference_key = RefBertReferenceProjection(config)
+        reads, tied = config.reference_count > 0, config.tie_reference_projections
+        self.reference_key = RefBertReferenceProjection(config) if reads else None
         # A tied projection is one module, not two names for the same tensor, which safetensors would refuse.
-        self.reference_value = None if config.tie_reference_projections else RefBertReferenceProjection(config)
-        self.reference_gate = None if config.reference_gate == "none" else RefBertReferenceGate(config)
+        self.reference_value = RefBertReferenceProjection(config) if reads and not tied else None
+        self.reference_gate = RefBertReferenceGate(config) if reads and config.reference_gate != "none" else None
+        self.memory = RefBertMemory(config) if config.reference_memory else None
 
     def project_references(self, reference_keys: Tensor, reference_values: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher states ``[..., T]`` -> this layer's keys and values ``[..., H]``, heads side by side."""
+        assert self.reference_key is not None
         value_projection = self.reference_key if self.reference_value is None else self.reference_value
         return self.key(self.reference_key(reference_keys)), self.value(value_projection(reference_values))
 
     def _split_heads(self, states: Tensor) -> Tensor:
         """``[B, N, H]`` -> ``[B, h, N, H / h]``."""
-        return states.view(*states.shape[:-1], -1, self.attention_head_size).transpose(1, 2)
+        return states.view(*states.shape[:-1], self.num_attention_heads, self.attention_head_size).transpose(1, 2)
 
     def forward(
         self,
@@ -135,23 +130,30 @@ class RefBertSelfAttention(BertSelfAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``[B, S, H]`` to itself and to the references ``[B, K, R, T]`` (or ``[B, K, R, H]`` projected).
 
-        Returns the context ``[B, S, H]`` and, with eager attention, the weights ``[B, h, S, S + K*R]``.
+        Returns the context ``[B, S, H]`` and, with eager attention, the weights ``[B, h, S, S + M + K*R]``.
         """
-        if reference_keys is None or reference_values is None:
+        reads = reference_keys is not None and reference_values is not None
+        if not reads and self.memory is None:
             plain: tuple[Tensor, Tensor | None] = super().forward(hidden_states, attention_mask, **kwargs)
             return plain
         query = self._split_heads(self.query(hidden_states))
-        key, value = self.key(hidden_states), self.value(hidden_states)
-        if references_projected:
-            reference_keys, reference_values = reference_keys.to(key.dtype), reference_values.to(value.dtype)
-        else:
-            reference_keys, reference_values = self.project_references(reference_keys, reference_values)
-        key = self._split_heads(torch.cat([key, reference_keys.flatten(1, 2)], dim=1))
-        value = self._split_heads(torch.cat([value, reference_values.flatten(1, 2)], dim=1))
-        if reference_mask is None:
-            reference_mask = query.new_ones(reference_keys.shape[:3])
-        gate = self.reference_gate
-        added = None if gate is None else gate(key[:, :, hidden_states.shape[1] :], self.scaling)
+        keys, values = [self.key(hidden_states)], [self.value(hidden_states)]
+        if self.memory is not None:
+            memory, batch = self.memory(), hidden_states.shape[0]
+            keys.append(self.key(memory).expand(batch, -1, -1))
+            values.append(self.value(memory).expand(batch, -1, -1))
+        added = None
+        if reference_keys is not None and reference_values is not None:
+            if references_projected:
+                reference_keys, reference_values = reference_keys.to(query.dtype), reference_values.to(query.dtype)
+            else:
+                reference_keys, reference_values = self.project_references(reference_keys, reference_values)
+            keys.append(reference_keys.flatten(1, 2))
+            values.append(reference_values.flatten(1, 2))
+            if reference_mask is None:
+                reference_mask = query.new_ones(reference_keys.shape[:3])
+            if self.reference_gate is not None:
+                added = self.reference_gate(self._split_heads(keys[-1]), self.scaling)
         kwargs.pop("past_key_values", None)
         attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -159,9 +161,9 @@ class RefBertSelfAttention(BertSelfAttention):
         context, weights = attend(
             self,
             query,
-            key,
-            value,
-            _widen_mask(attention_mask, reference_mask, query, added),
+            self._split_heads(torch.cat(keys, dim=1)),
+            self._split_heads(torch.cat(values, dim=1)),
+            _widen_mask(attention_mask, self.config.reference_memory, reference_mask if reads else None, query, added),
             dropout=self.dropout.p if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
@@ -169,8 +171,10 @@ class RefBertSelfAttention(BertSelfAttention):
         return context.reshape(hidden_states.shape).contiguous(), weights
 
 
-def _widen_mask(attention_mask: Tensor | None, reference_mask: Tensor, query: Tensor, gate: Tensor | None) -> Tensor:
-    """Additive mask ``[B, 1, S or 1, S + K*R]`` from the tokens' mask (boolean or additive) and ``[B, K, R]``.
+def _widen_mask(
+    attention_mask: Tensor | None, memory: int, reference_mask: Tensor | None, query: Tensor, gate: Tensor | None
+) -> Tensor:
+    """Additive mask ``[B, 1, S or 1, S + M + K*R]`` from the tokens' (boolean or additive) and ``[B, K, R]``.
 
     ``gate`` ``[B or 1, h, 1, K*R or 1]`` is added where a reference has tokens; then there is a mask for each head.
     Additive for every attention function: eager needs it, and with boolean masks a row without any token would be NaN.
@@ -184,7 +188,9 @@ def _widen_mask(attention_mask: Tensor | None, reference_mask: Tensor, query: Te
     else:
         # Clamped before the cast: the lowest fp32 number is -inf in bf16, and a row of -inf becomes NaN.
         tokens = attention_mask.clamp(min=lowest).to(query.dtype)
-    tokens = tokens.expand(batch, -1, -1, -1)
+    tokens = pad(tokens.expand(batch, -1, -1, -1), (0, memory))
+    if reference_mask is None:
+        return tokens
     allowed = reference_mask.bool().flatten(1)[:, None, None, :]
     added = torch.zeros_like(allowed, dtype=query.dtype)
     if gate is not None:
@@ -195,11 +201,11 @@ def _widen_mask(attention_mask: Tensor | None, reference_mask: Tensor, query: Te
 
 
 class RefBertEncoder(BertEncoder):
-    """BERT's layers; the first one alone is shown the references."""
+    """BERT's layers; the first one alone reads more than its tokens."""
 
     def __init__(self, config: RefBertConfig) -> None:
         super().__init__(config)
-        if config.reference_count:
+        if config.reference_count or config.reference_memory:
             self.layer[0].attention.self = RefBertSelfAttention(config, layer_idx=0)
 
     def forward(
@@ -229,6 +235,8 @@ class RefBertPreTrainedModel(BertPreTrainedModel):
             init.constant_(module.bias, module.start)
             if module.weight is not None:
                 init.zeros_(module.weight)
+        elif isinstance(module, RefBertMemory):
+            init.normal_(module.states, std=self.config.initializer_range)
 
     def project_references(self, reference_keys: Tensor, reference_values: Tensor) -> tuple[Tensor, Tensor]:
         """Turn teacher states ``[..., T]`` into the first layer's keys and values ``[..., H]``, once, for a bank.
@@ -242,8 +250,9 @@ class RefBertPreTrainedModel(BertPreTrainedModel):
 
 
 class RefBertModel(RefBertPreTrainedModel):
-    """The encoder. Parameter names are BERT's, plus ``encoder.layer.0.attention.self.reference_{key,value,gate}``."""
+    """The encoder. Parameter names are BERT's, plus ``encoder.layer.0.attention.self.{memory,reference_*}``."""
 
+    _input_embed_layer = "word_embeddings"
     _no_split_modules: ClassVar = ["BertEmbeddings", "BertLayer"]
 
     def __init__(self, config: RefBertConfig, add_pooling_layer: bool = True) -> None:
@@ -255,15 +264,6 @@ class RefBertModel(RefBertPreTrainedModel):
         self.encoder = RefBertEncoder(config)
         self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Return the word embeddings."""
-        words: nn.Embedding = self.embeddings.word_embeddings
-        return words
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embeddings."""
-        self.embeddings.word_embeddings = value
 
     @capture_outputs
     def forward(
@@ -283,8 +283,8 @@ class RefBertModel(RefBertPreTrainedModel):
 
         ``reference_keys`` and ``reference_values`` ``[B, K, R, T]`` are teacher states of any float type;
         ``reference_mask`` ``[B, K, R]`` is 1 for a real token. With ``references_projected`` they are
-        ``[B, K, R, H]``, from :meth:`project_references`. Without references the model is plain BERT. Raises ValueError
-        for shapes that do not fit.
+        ``[B, K, R, H]``, from :meth:`project_references`. Without references, and without a memory, the model is plain
+        BERT. Raises ValueError for shapes that do not fit.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")

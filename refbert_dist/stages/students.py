@@ -22,8 +22,9 @@ from refbert_dist.artifacts.disk import (
 from refbert_dist.cache.models import TRAINING, is_saved, training_record
 from refbert_dist.config import LABEL_WIDTH, SYSTEMS, Experiment, Stage, SystemName
 from refbert_dist.engine.checkpoint import TrainState
+from refbert_dist.models.configuration_refbert import RefBertConfig
 from refbert_dist.models.locate import teacher_info
-from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertForSequenceClassification, RefBertModel
+from refbert_dist.models.modeling_refbert import RefBertForSequenceClassification, RefBertModel
 from refbert_dist.models.start import load_start, start_config
 
 PROJECTIONS = "projections.safetensors"
@@ -97,6 +98,7 @@ def student_config(exp: Experiment, system: SystemName, stage: Stage = "task", *
         pad_token_id=teacher.pad_token_id,
         reference_size=width + (LABEL_WIDTH if labelled else 0),
         reference_count=exp.reference_count(system, stage),
+        reference_memory=exp.memory_size(system, stage),
         reference_max_length=(references.max_length if SYSTEMS[system].reads_text else 0) + labelled,
         reference_key_layer=references.key_layer,
         reference_value_layer=references.value_layer,
@@ -113,15 +115,14 @@ def student_config(exp: Experiment, system: SystemName, stage: Stage = "task", *
 def new_encoder(exp: Experiment, system: SystemName, stage: Stage = "task", start: Path | None = None) -> RefBertModel:
     """A student of a stage, from ``student.init``, or from what an earlier job left in the folder ``start``.
 
-    All systems share their start; only what reads references comes on top, from ``start`` if that has it.
+    All systems share their start; only what reads references, and a memory, come on top, from ``start`` if that has it.
     """
     torch.manual_seed(exp.student_seed(stage))
     plain = RefBertModel(student_config(exp, "tinybert", stage), add_pooling_layer=False)
     if start is None:
         load_start(exp, plain)
-    if exp.reference_count(system, stage) == 0:
-        student = plain
-    else:
+    student = plain
+    if exp.reads(system, stage):
         student = RefBertModel(student_config(exp, system, stage), add_pooling_layer=False)
         student.load_state_dict(plain.state_dict(), strict=False)
     if start is not None:
@@ -159,7 +160,7 @@ def new_classifier(exp: Experiment, system: SystemName, encoder_folder: Path, nu
         "classifier_head": exp.teacher.head,
     }
     student = RefBertForSequenceClassification(student_config(exp, "tinybert", **head))
-    if exp.reference_count(system):
+    if exp.reads(system):
         plain, student = student, RefBertForSequenceClassification(student_config(exp, system, **head))
         student.load_state_dict(plain.state_dict(), strict=False)
     student.bert.load_state_dict(load_encoder(encoder_folder).state_dict(), strict=False)

@@ -122,9 +122,10 @@ class Table(Section):
         first = next(iter(self.tasks))
         of_first = {variant: self.experiment_of(first, variant) for variant in self.variants}
         for variant, exp in of_first.items():
-            if not exp.references.count:
+            if not exp.reads(METHOD):
                 raise ValueError(
-                    f"variants.{variant} has no references and would be TinyBERT; set references.count, or take it away"
+                    f"variants.{variant} has no references and would be TinyBERT; set references.count or "
+                    "references.memory, or take it away"
                 )
         _check_different("variants", of_first, self.experiments[first])
         return self

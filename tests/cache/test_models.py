@@ -82,6 +82,7 @@ def test_what_shapes_a_student_makes_another(root: Path, override: str) -> None:
         "references.tie_projections=true",
         "references.normalize=false",
         "references.gate=bias",
+        "references.memory=4",
     ],
 )
 def test_references_count_for_refbert_alone(root: Path, override: str) -> None:
@@ -104,6 +105,15 @@ def test_padding_and_the_start_of_a_gate_have_keys_where_they_count(root: Path) 
         *(("references.gate=token", f"references.gate_start={start}") for start in (-6, -3)),
     ]
     assert len({general_student(tiny_experiment(root, *overrides), "refbert") for overrides in given}) == 4
+
+
+def test_a_memory_alone_makes_another_student(root: Path) -> None:
+    keys = [
+        general_student(tiny_experiment(root, "references.count=0", f"references.memory={size}"), "refbert")
+        for size in (0, 2, 4)
+    ]
+    assert len(set(keys)) == 3
+    assert keys[0] == general_student(tiny_experiment(root, "references.memory=4"), "tinybert")
 
 
 def test_another_head_or_optimizer_makes_another_teacher(root: Path) -> None:

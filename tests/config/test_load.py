@@ -134,6 +134,19 @@ def test_refbert_without_references_is_not_trained_twice() -> None:
     assert parse_experiment(MINIMAL).trained_systems() == ("refbert", "tinybert")
 
 
+def test_a_memory_is_refberts_in_the_stages_that_read_references() -> None:
+    task = {"name": "MRPC", "path": "/data"}
+    references = {"count": 0, "memory": 3, "stages": "task"}
+    exp = parse_experiment(
+        {**MINIMAL, "task": task, "references": references, "systems": ["tinybert", "refbert", "own"]}
+    )
+    assert exp.trained_systems() == ("refbert", "tinybert"), "without references, own would be refbert"
+    assert exp.model_copy(update={"systems": ("own",)}).trained_systems() == ("refbert",)
+    assert [exp.memory_size(system) for system in ("refbert", "tinybert")] == [3, 0]
+    assert [exp.reads("refbert", stage) for stage in ("general", "task")] == [False, True]
+    assert not exp.reads("tinybert") and not exp.reference_count("refbert")
+
+
 @pytest.mark.parametrize(
     ("length", "samples", "expected"),
     [

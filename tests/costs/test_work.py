@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
 from refbert_dist.config import DistillConfig
-from refbert_dist.costs.work import Shape, Work, forward, losses, masked_language, reading
+from refbert_dist.costs.work import Shape, Work, forward, losses, masked_language, reading, remembering
 from refbert_dist.models.modeling_refbert import RefBertConfig, RefBertModel
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.objectives.distill import EncoderModule, LayerPlan
@@ -74,6 +74,21 @@ def test_references_of_the_first_layer(tied: bool) -> None:
     references = {"reference_keys": states, "reference_values": states}
     more = counted(lambda: model(**batch, **references)) - counted(lambda: model(**batch))
     assert reading(shape(STUDENT), width, SAMPLES * LENGTH, SAMPLES, count * read).flops == more
+
+
+def test_memory_of_the_first_layer() -> None:
+    batch = inputs()
+    with_memory, without = (
+        RefBertModel(
+            RefBertConfig(
+                vocab_size=1000, reference_count=0, reference_memory=size, attn_implementation="eager", **STUDENT
+            ),
+            add_pooling_layer=False,
+        )
+        for size in (7, 0)
+    )
+    more = counted(lambda: with_memory(**batch)) - counted(lambda: without(**batch))
+    assert remembering(shape(STUDENT), SAMPLES * LENGTH, 7).flops == more
 
 
 @pytest.mark.parametrize("student_heads", [4, 6])

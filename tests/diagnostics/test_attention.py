@@ -5,7 +5,7 @@ import torch
 from finished import config
 
 from refbert_dist.diagnostics.attention import reference_mass
-from refbert_dist.models.modeling_refbert import RefBertForSequenceClassification
+from refbert_dist.models.modeling_refbert import RefBertForSequenceClassification, RefBertMemory
 
 
 @torch.no_grad()
@@ -44,6 +44,23 @@ def test_mass_of_a_planted_layer() -> None:
     assert mass[0].tolist() == pytest.approx([3 / 4, 1 / 2])
     assert mass[1].tolist() == pytest.approx([0, 0])
     assert even.tolist() == pytest.approx([1 / 2, 0])
+
+
+def test_a_memory_is_no_reference() -> None:
+    """It takes its share of the attention, though."""
+    student = planted()
+    attention = student.bert.encoder.layer[0].attention.self
+    memory = RefBertMemory(config(num_attention_heads=2, reference_memory=2))
+    memory.states.data.zero_()  # scores 0, as tokens do
+    attention.memory = memory
+    student.config.reference_memory = 2
+    inputs = {name: torch.ones(1, 2, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+    inputs["token_type_ids"] = torch.zeros(1, 2, dtype=torch.long)
+    states = torch.randn(1, 1, 2, 32)
+    given = {"reference_keys": states, "reference_values": states, "reference_mask": torch.ones(1, 1, 2).bool()}
+    mass, even = reference_mass(student, inputs, given)
+    assert mass[0].tolist() == pytest.approx([2 * 3 / (2 + 2 + 2 * 3), 1 / 3])
+    assert even.tolist() == pytest.approx([1 / 3])
 
 
 def test_the_model_stays_as_it_is() -> None:

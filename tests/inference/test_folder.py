@@ -113,7 +113,13 @@ def test_every_file_is_in_a_manifest(tmp_path: Path) -> None:
 
 def test_what_has_changed_is_named(tmp_path: Path) -> None:
     folder = exported(tmp_path, SINGLES[:20])
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "modeling_refbert.py"):
+    for name in (
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "configuration_refbert.py",
+        "modeling_refbert.py",
+    ):
         path = folder / name
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

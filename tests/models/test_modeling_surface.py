@@ -13,7 +13,7 @@ import torch
 from refbert_models import Batch, K, R, T, assert_same, build, config
 from torch import Tensor
 
-from refbert_dist.models import modeling_refbert
+from refbert_dist.models import configuration_refbert, modeling_refbert
 from refbert_dist.models.modeling_refbert import RefBertForSequenceClassification
 
 
@@ -99,25 +99,26 @@ def test_exports_with_dynamic_shapes(batch: Batch, references: Batch) -> None:
 
 
 def test_file_stands_alone(batch: Batch, references: Batch, tmp_path: Path) -> None:
-    """A copy beside the weights loads where this package is not installed."""
-    source = Path(modeling_refbert.__file__)
-    tree = ast.parse(source.read_text())
+    """Copies beside the weights load where this package is not installed."""
+    sources = [Path(module.__file__) for module in (configuration_refbert, modeling_refbert)]
     imported = {
         name.split(".")[0]
-        for node in ast.walk(tree)
+        for source in sources
+        for node in ast.walk(ast.parse(source.read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
     }
-    assert imported - set(sys.stdlib_module_names) == {"torch", "transformers"}
+    assert imported - set(sys.stdlib_module_names) == {"torch", "transformers", "configuration_refbert"}
 
     torch.manual_seed(0)
     model = RefBertForSequenceClassification(config()).eval()
     folder = tmp_path / "export"
     model.save_pretrained(folder)
-    shutil.copy(source, folder)
+    for source in sources:
+        shutil.copy(source, folder)
     path = folder / "config.json"
     auto_map = {
-        "AutoConfig": "modeling_refbert.RefBertConfig",
+        "AutoConfig": "configuration_refbert.RefBertConfig",
         "AutoModelForSequenceClassification": "modeling_refbert.RefBertForSequenceClassification",
     }
     path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": auto_map}))

@@ -55,6 +55,7 @@ def test_the_folder_is_self_contained(done: Experiment) -> None:
         "tokenizer_config.json",
         "README.md",
         "manifest.json",
+        "configuration_refbert.py",
         "modeling_refbert.py",
         "bm25s_lookup.py",
         "bank/bank.json",

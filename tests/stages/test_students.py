@@ -70,6 +70,21 @@ def test_encoders_share_their_start(exp: Experiment) -> None:
     assert "embeddings.word_embeddings.weight" in differing(plain, other)
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_memory_comes_on_top_and_is_taken_along(tmp_path: Path, count: int) -> None:
+    exp = tiny_experiment(tmp_path, f"references.count={count}", "references.memory=3")
+    plain, remembering = new_encoder(exp, "tinybert"), new_encoder(exp, "refbert")
+    extra = differing(plain, remembering)
+    assert extra and all("memory" in name or (count and any(own in name for own in OWN)) for name in extra)
+    folder = saved(exp, "refbert", "general-refbert")
+    trained = load_encoder(folder)
+    assert differing(trained, new_encoder(exp, "refbert", start=folder)) == set()
+    assert differing(trained, new_classifier(exp, "refbert", folder, 2).base_model) <= {
+        "pooler.dense.weight",
+        "pooler.dense.bias",
+    }
+
+
 def test_classifiers_share_pooler_and_head_and_keep_their_encoder(exp: Experiment) -> None:
     folders = {system: saved(exp, system, f"general-{system}") for system in ("tinybert", "refbert")}
     plain = new_classifier(exp, "tinybert", folders["tinybert"], 2)

@@ -98,7 +98,10 @@ def test_the_stored_table_is_the_same_table_wherever_it_lies(tmp_path: Path) -> 
             "variants.deep sets student, .*; a variant may set fields of ref",
         ),
         ({"variants": {"k": {"references.cuont": 3}}}, "variants.k: references.cuont is not a known key; did you mean"),
-        ({"variants": {"k": {"references.count": 0}}}, "variants.k has no references and would be TinyBERT"),
+        (
+            {"variants": {"k": {"references.count": 0}}},
+            "variants.k has no references and would be TinyBERT; set references.count or references.memory",
+        ),
         ({"variants": {"plain": {"references.count": 2}}}, "variants.plain is the same as the experiment itself"),
         ({"variants": {"a": {"references.count": 3}, "b": {"references.count": 3}}}, "variants.b is the same as var"),
         (
@@ -137,6 +140,13 @@ def test_a_variant_is_a_cell_of_its_own_with_its_seeds(tmp_path: Path) -> None:
     assert (four.references.count, four.references.gate, four.distill.seed) == (4, "none", 1)
     assert (gated.references.count, gated.references.gate, gated.systems) == (2, "token", ("refbert",))
     assert four.run.dir == tmp_path / "run" / "cells" / "MRPC-seed1-four"
+
+
+def test_a_variant_may_have_a_memory_alone(tmp_path: Path) -> None:
+    variants = {"room": {"references.count": 0, "references.memory": 4}}
+    found = load_table(table_file(tmp_path, variants=variants))
+    room = next(cell.experiment for cell in found.cells if cell.name == "MRPC-seed0-room")
+    assert room.trained_systems() == ("refbert",) and room.reads("refbert") and not room.references.count
 
 
 def test_a_directory_keeps_what_it_holds(tmp_path: Path) -> None:

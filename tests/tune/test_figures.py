@@ -22,6 +22,8 @@ from tune.figures import Gate, excess, shape_figures, timed_shapes
         ["student.hidden=48", "student.intermediate=100", "references.count=1"],
         ["references.normalize=false", "references.gate=bias"],
         ["references.gate=token"],
+        ["references.memory=5"],
+        ["references.count=0", "references.memory=5"],
     ],
 )
 def test_parameters_are_those_of_the_model(tmp_path: Path, overrides: list[str]) -> None:
@@ -36,6 +38,8 @@ def test_operations_of_a_text(tmp_path: Path) -> None:
     h, i, n = 24, 48, 64
     layer = n * (8 * h * h + 4 * h * i + 4 * n * h)
     assert shape_figures(exp)["gflops"] == pytest.approx((3 * layer + 4 * n * 20 * h) / 1e9)
+    exp = tiny_experiment(tmp_path, "student.layers=3", "references.count=0", "references.memory=7")
+    assert shape_figures(exp)["gflops"] == pytest.approx((3 * layer + 4 * n * 7 * h) / 1e9)
 
 
 def test_limits() -> None:
