@@ -76,13 +76,24 @@ def test_the_pipeline_answers_by_every_runtime(folder: Path) -> None:
     assert (folder / FILES["onnx-int8"]).stat().st_size < 0.4 * (folder / FILES["onnx"]).stat().st_size
 
 
-def test_a_model_without_references(tmp_path: Path) -> None:
-    made = exported(tmp_path, PAIRS[:1], reference_count=0)
+@pytest.mark.parametrize("memory", [0, 3])
+def test_a_model_without_references(tmp_path: Path, memory: int) -> None:
+    made = exported(tmp_path, PAIRS[:1], reference_count=0, reference_memory=memory)
     export_onnx(made)
     seal(made, 2)
     expected = RefBertPipeline(made, device="cpu")(PAIRS)
     for one, two in zip(expected, RefBertPipeline(made, runtime="onnx")(PAIRS), strict=True):
         assert one["probabilities"] == pytest.approx(two["probabilities"], abs=1e-4)
+
+
+def test_a_memory_beside_references(tmp_path: Path) -> None:
+    made = exported(tmp_path, SINGLES[:20], reference_memory=3)
+    export_onnx(made)
+    network, graph = TorchNetwork(made, "cpu", "float32", False), OnnxNetwork(made, "onnx", "cpu")
+    for sizes in SIZES[:2]:
+        tokens, references = given(*sizes)
+        for read in (references, None):
+            np.testing.assert_allclose(graph(tokens, read), network(tokens, read), atol=1e-4)  # type: ignore[arg-type]
 
 
 def test_what_is_missing_or_does_not_go_together_is_said(folder: Path, tmp_path: Path) -> None:

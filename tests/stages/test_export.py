@@ -19,7 +19,7 @@ from refbert_dist.inference.pipeline import RefBertPipeline
 from refbert_dist.stages import export
 from refbert_dist.stages.evaluate import student_forward
 from refbert_dist.stages.setting import Setting
-from refbert_dist.stages.students import load_classifier, model_folder
+from refbert_dist.stages.students import load_classifier, model_folder, new_classifier
 
 CPU = torch.device("cpu")
 QUICK = (
@@ -176,6 +176,26 @@ def test_a_fault_leaves_the_folder_that_stands(done: Experiment, monkeypatch: py
         export.run(done)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert not list(done.run.dir.glob(".export*"))
+
+
+def test_a_memory_alone_needs_no_bank(tmp_path: Path) -> None:
+    """From training with spread weights to an answer, and without the package's help."""
+    alone = ("references.count=0", "references.retriever=none", "references.memory=3", "engine.zero_stage=3")
+    exp = tiny_experiment(tmp_path, "corpus=null", "distill.prediction.learning_rate=0.02", *QUICK, *alone)
+    pipeline.run(exp)
+    export.run(exp)
+    folder = export.export_folder(exp)
+    assert not (folder / "bank").exists() and not (folder / "bm25s_lookup.py").exists()
+    card = (folder / "README.md").read_text()
+    assert "# RefBERT student" in card and "0 references and 3 learned states an input." in card
+    student = load_classifier(model_folder(exp, "prediction-refbert")).eval()
+    start = new_classifier(exp, "refbert", model_folder(exp, "intermediate-refbert"), 2)
+    memory, before = (model.bert.encoder.layer[0].attention.self.memory.states for model in (student, start))
+    assert (memory - before).abs().max() > 1e-3, "it learns"
+    dev = TokenSet.open(tokens_artifact(exp, "dev"))
+    logits = student_forward(student, Setting(exp, "task", CPU), "refbert", "dev", dev)(np.arange(len(dev)))
+    found = [answer["probabilities"] for answer in RefBertPipeline(folder, device="cpu")(dev.texts())]
+    np.testing.assert_allclose(found, logits.softmax(-1).numpy(), atol=1e-5)
 
 
 def test_without_a_task_the_encoder_is_exported(tmp_path: Path) -> None:
