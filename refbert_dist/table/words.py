@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -42,13 +43,20 @@ def parts(found: Summary) -> Iterator[Part]:
             found,
             f"Difference to {found.label(BASELINE)}",
             "In points, same seeds",
-            [(system, BASELINE) for system in found.students if system != BASELINE],
+            [(found.label(system), system, BASELINE) for system in found.students if system != BASELINE],
         )
     controls = [name for name in found.students if name not in (BASELINE, METHOD) and not variant_of(name)]
     if METHOD in found.students and controls:
         words = f"What {found.label(METHOD)} has beyond each control, in points, same seeds"
-        pairs = [(METHOD, control) for control in controls]
-        yield _differences(found, f"{found.label(METHOD)} less its controls", words, pairs)
+        pairs = [(found.label(control), METHOD, control) for control in controls]
+        yield _differences(found, f"{found.label(METHOD)} less its controls", words, pairs, "less")
+    compared = [
+        (f"{found.label(one)} less {found.label(other)}", one, other)
+        for other, one in combinations([name for name in found.students if name == METHOD or variant_of(name)], 2)
+        if found.difference(one, other)
+    ]
+    if compared:
+        yield _differences(found, "Variants against each other", "In points, same seeds", compared)
     yield _details(found)
     yield _budgets(found)
 
@@ -150,18 +158,20 @@ def _scores(found: Summary) -> Part:
     return Part("Scores", words, ["system", *found.tasks, "average", "of the teacher"], rows)
 
 
-def _differences(found: Summary, heading: str, words: str, pairs: Sequence[tuple[str, str]]) -> Part:
+def _differences(
+    found: Summary, heading: str, words: str, pairs: Sequence[tuple[str, str, str]], first: str = "system"
+) -> Part:
+    """``pairs``: the name of a row, a system, and what is subtracted from its scores."""
     rows = []
-    for system, other in pairs:
+    for name, system, other in pairs:
         by_task = found.difference(system, other)
-        name = found.label(system if other == BASELINE else other)
         cells = [_points(by_task[task]) if task in by_task else DASH for task in (*found.tasks, AVERAGE)]
         rows.append([name, *cells])
     words += (
         f"; {100 * LEVEL:.0f} % intervals of {RESAMPLES:,} resamples of dev rows and seeds, * where they leave out 0. "
         "One interval in twenty leaves it out by chance."
     )
-    return Part(heading, words, ["less" if pairs[0][1] != BASELINE else "system", *found.tasks, AVERAGE], rows)
+    return Part(heading, words, [first, *found.tasks, AVERAGE], rows)
 
 
 def _details(found: Summary) -> Part:

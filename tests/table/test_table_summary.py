@@ -126,8 +126,15 @@ def test_a_variant_is_compared_like_any_student_and_is_no_control(tmp_path: Path
     assert found.difference("refbert:good", "refbert")["MRPC"].points != ()
     (controls,) = (part for part in parts(found) if part.heading == "RefBERT k=2 less its controls")
     assert [row[0] for row in controls.rows] == ["random k=2"]
+    (compared,) = (part for part in parts(found) if part.heading == "Variants against each other")
+    assert [row[0] for row in compared.rows] == [
+        *("RefBERT k=2, good less RefBERT k=2", "RefBERT k=2, bad less RefBERT k=2"),
+        "RefBERT k=2, bad less RefBERT k=2, good",
+    ]
+    assert [row[1][0] for row in compared.rows] == ["+", "-", "-"]
     without = load_table(path, ["systems=[refbert,tinybert,random]", "variants={}"])
     assert summarise(without).systems == ["teacher", "tinybert", "refbert", "random"]
+    assert all(part.heading != "Variants against each other" for part in parts(summarise(without)))
 
 
 def test_a_single_seed_is_said(table: Table, tmp_path: Path) -> None:
