@@ -17,12 +17,12 @@ class RefBertConfig(BertConfig):
     ``reference_size`` is the teacher's width (T). ``reference_count`` is the number of references read for each input,
     ``reference_memory`` that of learned states (M) which all inputs read; with 0 of both the model is plain BERT and
     has no further parameters. ``reference_max_length`` is the number of tokens (R) of a reference that are read.
-    ``reference_key_layer`` and ``reference_value_layer`` name the teacher layers whose
-    states feed keys and values (0: embedding output, -1: last layer). ``reference_label`` says whether each reference
-    begins with a token that tells its label, ``teacher``'s answer or the ``gold`` one, or not (``none``).
-    ``tie_reference_projections`` uses one projection for both, ``reference_normalize=False`` does not normalise after
-    it. ``reference_gate``, from ``reference_gate_start`` on, is a learned bias on scores of references, with ``token``
-    one that depends on their tokens. ``classifier_head="tinybert"`` reads ReLU(pooled output), without dropout.
+    ``reference_key_layer`` and ``reference_value_layer`` name the teacher layers whose states feed keys and values (0:
+    embedding output, -1: last layer). ``reference_label`` says whether each reference begins with a token that tells
+    its label, ``teacher``'s answer or the ``gold`` one, or not (``none``). ``tie_reference_projections`` uses one
+    projection for both, ``reference_normalize=False`` does not normalise after it. ``reference_gate``, from
+    ``reference_gate_start`` on, is a learned bias on scores of references, with ``token`` one that depends on their
+    tokens. ``classifier_head="tinybert"`` reads ReLU(pooled output), without dropout.
     """
 
     model_type = "refbert"

@@ -132,8 +132,7 @@ class RefBertSelfAttention(BertSelfAttention):
 
         Returns the context ``[B, S, H]`` and, with eager attention, the weights ``[B, h, S, S + M + K*R]``.
         """
-        reads = reference_keys is not None and reference_values is not None
-        if not reads and self.memory is None:
+        if (reference_keys is None or reference_values is None) and self.memory is None:
             plain: tuple[Tensor, Tensor | None] = super().forward(hidden_states, attention_mask, **kwargs)
             return plain
         query = self._split_heads(self.query(hidden_states))
@@ -163,7 +162,7 @@ class RefBertSelfAttention(BertSelfAttention):
             query,
             self._split_heads(torch.cat(keys, dim=1)),
             self._split_heads(torch.cat(values, dim=1)),
-            _widen_mask(attention_mask, self.config.reference_memory, reference_mask if reads else None, query, added),
+            _widen_mask(attention_mask, self.config.reference_memory, reference_mask, query, added),
             dropout=self.dropout.p if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
