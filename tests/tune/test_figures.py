@@ -65,6 +65,11 @@ def test_each_shape_is_timed_once(tmp_path: Path) -> None:
         *("2 x 24 / 4, 48", "2 x 24 / 4, 48, reads 1 x 8", "2 x 24 / 4, 48, reads 1 x 16"),
     ]
     assert all(exp.student.layers == int(name[0]) for name, exp in found.items())
+    remembering: dict[str, Any] = {"references.count": (0, 1), "references.memory": (0, 4)}
+    assert list(timed_shapes(search.model_copy(update={"space": remembering}))) == [
+        *("2 x 24 / 4, 48", "2 x 24 / 4, 48, memory 4"),
+        *("2 x 24 / 4, 48, reads 1 x 16", "2 x 24 / 4, 48, reads 1 x 16, memory 4"),
+    ]
     mapped: dict[str, Any] = {"student.layers": (1, 2), "distill.layer_map": ((4,), (2, 4))}
     assert len(timed_shapes(search.model_copy(update={"space": mapped}))) == 2
     tight = search.model_copy(update={"space": space, "limits": Limits(gflops=0.0001)})

@@ -64,16 +64,25 @@ def test_a_continued_search_may_ask_for_more(tmp_path: Path) -> None:
     assert trial is not None and trial.number == 2 and trial.point != ledger.trials[1].point
 
 
-def test_a_grid_ends_when_all_of_it_was_tried(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "points"),
+    [
+        ({"student.layers": (1, 2)}, [(1, 0, 8), (1, 1, 8), (1, 1, 16), (2, 0, 8), (2, 1, 8), (2, 1, 16)]),
+        ({"references.memory": (0, 4)}, [(0, 0, 8), (0, 1, 8), (0, 1, 16), (4, 0, 8), (4, 1, 8), (4, 1, 16)]),
+    ],
+)
+def test_a_grid_ends_when_all_of_it_was_tried(
+    tmp_path: Path, other: dict[str, Any], points: list[tuple[int, ...]]
+) -> None:
     search = one_objective(tmp_path)
-    space = {"student.layers": (1, 2), "references.count": (0, 1), "references.max_length": (8, 16)}
+    space = {**other, "references.count": (0, 1), "references.max_length": (8, 16)}
     search = search.model_copy(update={"space": space, "look": Look(algorithm="grid", trials=100)})
     ledger = ledger_of(search)
-    points = []
+    found = []
     while trial := ledger.next():
-        points.append(tuple(trial.point.values()))
-    # Without references their length makes no difference.
-    assert points == [(1, 0, 8), (1, 1, 8), (1, 1, 16), (2, 0, 8), (2, 1, 8), (2, 1, 16)]
+        found.append(tuple(trial.point.values()))
+    # Without references their length makes no difference, whether or not there is a memory.
+    assert found == points
 
 
 def test_limits_keep_shapes_out(tmp_path: Path) -> None:
