@@ -33,6 +33,9 @@ def run(code: str) -> list[str]:
         # These load the auto module in the middle of another one.
         "import transformers, refbert_dist; transformers.BertModel",
         "import transformers, refbert_dist.models.modeling_refbert",
+        "import refbert_dist.models.modeling_refbert, transformers",
+        "import refbert_dist.models.configuration_refbert, transformers",
+        "import transformers; transformers.AutoModel; import refbert_dist.models.configuration_refbert",
     ],
 )
 def test_auto_classes_know_refbert(imports: str) -> None:
