@@ -118,10 +118,10 @@ def reading(shape: Shape, width: int, tokens: float, samples: float, read: float
     return Work(flops, elements)
 
 
-def remembering(shape: Shape, tokens: float, memory: int, passes: float = 1.0) -> Work:
-    """What a memory adds to the first layer: each of ``tokens`` attends to its states, projected once a pass."""
-    h, projected = shape.hidden, passes * memory
-    return Work(4 * tokens * memory * h + 4 * projected * h * h, 4 * tokens * memory * shape.heads + projected * 8 * h)
+def remembering(shape: Shape, tokens: float, memory: int) -> Work:
+    """What a memory adds to the first layer: each of ``tokens`` attends to its states, projected once a batch."""
+    h = shape.hidden
+    return Work(4 * tokens * memory * h + 4 * memory * h * h, 4 * tokens * memory * shape.heads + memory * 8 * h)
 
 
 def losses(config: DistillConfig, student: Shape, teacher: Shape, tokens: float, seen: float) -> tuple[Work, Work]:
