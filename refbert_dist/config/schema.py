@@ -148,8 +148,8 @@ class ReferencesConfig(Section):
     gate_start: float = -6.0
     """Where the bias begins; far below 0, training starts as if there were no references."""
     memory: NonNegative = 0
-    """Learned states that the first layer reads beside the references of an input, the same for all inputs. With
-    ``count: 0`` they are all it reads, and nothing is looked up."""
+    """Learned states that the first layer reads beside the references of an input, the same for all inputs; with
+    ``count: 0`` alone."""
     own_edits: Fraction = 0.0
     """Share of the tokens that are exchanged for other rows' in what the control ``own`` reads. With 0 it is the input
     itself, an upper bound; with more it shows how near a text must be to be worth reading."""

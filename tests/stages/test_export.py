@@ -179,7 +179,7 @@ def test_a_fault_leaves_the_folder_that_stands(done: Experiment, monkeypatch: py
 
 
 def test_a_memory_alone_needs_no_bank(tmp_path: Path) -> None:
-    """From training with spread weights to an answer, and without the package's help."""
+    """From training, by ZeRO 3, to the answers of the exported folder."""
     alone = ("references.count=0", "references.retriever=none", "references.memory=3", "engine.zero_stage=3")
     exp = tiny_experiment(tmp_path, "corpus=null", "distill.prediction.learning_rate=0.02", *QUICK, *alone)
     pipeline.run(exp)
