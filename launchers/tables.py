@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from refbert_dist.artifacts import read_json
-from refbert_dist.config import SYSTEM_LABELS, Experiment
+from refbert_dist.config import SYSTEM_LABELS, Experiment, system_label
 from refbert_dist.errors import UserError
 from refbert_dist.references.informativeness import label_rows
 
@@ -34,13 +34,13 @@ def show_results(exp: Experiment, console: Console) -> None:
     table.add_column("system")
     for heading in ("params", "smaller", "ms", "faster", *metrics, "steps"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for system, label in SYSTEM_LABELS.items():
+    for system in SYSTEM_LABELS:
         mine = {row["metric"]: row for row in rows if row["system"] == system}
         if not mine:
             continue
         row = mine[metrics[0]]
         table.add_row(
-            label.format(**row),
+            system_label(system, row["references"], row.get("memory", 0)),
             f"{row['params'] / 1e6:.2f} M" if row["params"] else "",
             f"{row['size_ratio']:.2f}x" if row["size_ratio"] else "",
             "" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}",

@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from refbert_dist.benchmark.inputs import random_inputs
 from refbert_dist.benchmark.models import Folders
-from refbert_dist.config import SYSTEM_LABELS, Way
+from refbert_dist.config import Way, system_label
 from refbert_dist.data.batching import pad_tokens
 from refbert_dist.data.tokenizer import load_tokenizer, tokenized
 from refbert_dist.inference.networks import Gathered, Network, Tokens, TorchNetwork
@@ -47,7 +47,7 @@ class System:
     @property
     def label(self) -> str:
         """For people."""
-        return SYSTEM_LABELS[self.name].format(references=self.count)
+        return system_label(self.name, self.count)
 
 
 class Transformers:

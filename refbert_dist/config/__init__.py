@@ -19,7 +19,15 @@ from refbert_dist.config.schema import (
     Stage,
     StudentConfig,
 )
-from refbert_dist.config.systems import EXPORTED, FOLDS, LABEL_WIDTH, SYSTEM_LABELS, SYSTEMS, SystemName
+from refbert_dist.config.systems import (
+    EXPORTED,
+    FOLDS,
+    LABEL_WIDTH,
+    SYSTEM_LABELS,
+    SYSTEMS,
+    SystemName,
+    system_label,
+)
 from refbert_dist.config.task import Split, TaskConfig
 from refbert_dist.config.weights import LossWeights
 
@@ -49,5 +57,6 @@ __all__ = [
     "parse_experiment",
     "parse_model",
     "read_yaml",
+    "system_label",
     "to_yaml",
 ]

@@ -63,5 +63,14 @@ SYSTEM_LABELS = {"teacher": "teacher", "knn": "{references} neighbours' labels"}
 }
 """Whatever results tell of, in the order of tables."""
 
+
+def system_label(name: str, references: int | None, memory: int = 0) -> str:
+    """A system for people, with what it reads for each input: ``RefBERT k=1``, ``RefBERT, 16 learned states``."""
+    label = SYSTEM_LABELS.get(name, name)
+    if memory and not references:
+        label = label.removesuffix(" k={references}")
+    return label.format(references=references) + (f", {memory} learned states" if memory else "")
+
+
 LABEL_WIDTH = 4
 """Numbers that tell a reference's label: its classes (three at most) or score, and a 1 that marks them as such."""

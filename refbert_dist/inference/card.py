@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from refbert_dist.config import SYSTEM_LABELS, Experiment
+from refbert_dist.config import Experiment, system_label
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.inference.folder import LOOKUP
 from refbert_dist.models.locate import HUB_NAME
@@ -89,7 +89,8 @@ def _scores(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
         faster = "" if first["latency_ratio"] is None else f"{first['latency_ratio']:.2f}x"
         smaller = f"{first['size_ratio']:.2f}x" if first["size_ratio"] else ""
         lines.append(
-            f"| {SYSTEM_LABELS[name].format(**first)} | {found} | {first['params']:,} | {smaller} | {faster} |"
+            f"| {system_label(name, first['references'], first.get('memory', 0))} | {found} | {first['params']:,} "
+            f"| {smaller} | {faster} |"
         )
     if any(row.get("kept") == "best" for row in rows):
         lines += ["", "Students are kept at the step that scored best on dev, so their scores on dev were chosen."]

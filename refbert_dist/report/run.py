@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refbert_dist.artifacts import Artifact, write_text
-from refbert_dist.config import SYSTEM_LABELS, Experiment, to_yaml
+from refbert_dist.config import SYSTEM_LABELS, Experiment, system_label, to_yaml
 from refbert_dist.data.tokens import Part
 from refbert_dist.diagnostics.tables import sheets
 from refbert_dist.errors import RefBertError
@@ -69,6 +69,7 @@ def description(exp: Experiment) -> dict[str, Any]:
         "student": f"{student.layers} layers x {student.hidden}, {student.heads} heads, intermediate "
         f"{student.intermediate:,}, start {student.init}",
         "references": f"k={read.count} of {read.max_length} tokens, {read.retriever}" if read.count else "none",
+        "learned states": read.memory or None,
         "systems": ", ".join(exp.trained_systems()),
         "seed": exp.seed,
         "run directory": exp.run.dir,
@@ -82,14 +83,15 @@ def _results(run_dir: Path) -> str:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     timed = rows[0]["latency_ms"] is not None
     lines = []
-    for system, name in SYSTEM_LABELS.items():
+    for system in SYSTEM_LABELS:
         mine = {row["metric"]: row for row in rows if row["system"] == system}
         if mine:
             row = mine[metrics[0]]
             times = [row["latency_ms"], row["latency_ratio"]] if timed else []
             spent = [row["steps"], format_duration(row["seconds"])]
             scores = [mine[metric]["score"] for metric in metrics]
-            lines.append([name.format(**row), *scores, row["params"] or None, row["size_ratio"], *times, *spent])
+            name = system_label(system, row["references"], row.get("memory", 0))
+            lines.append([name, *scores, row["params"] or None, row["size_ratio"], *times, *spent])
     speed = ["latency, ms", "times faster"] if timed else []
     headings = ["system", *metrics, "parameters", "times smaller", *speed, "steps", "training, h:min:s"]
     first = rows[0]

@@ -9,7 +9,7 @@ from typing import get_args
 
 import numpy as np
 
-from refbert_dist.config import SYSTEM_LABELS, SystemName
+from refbert_dist.config import SYSTEM_LABELS, SystemName, system_label
 from refbert_dist.table.answers import TaskScores, task_scores
 from refbert_dist.table.config import METHOD, Table, variant_of
 from refbert_dist.table.estimates import Estimate, Pair, estimate
@@ -80,8 +80,7 @@ class Summary:
         """For people."""
         references = next(row.references for row in self.rows if row.system == system)
         variant = variant_of(system)
-        label = SYSTEM_LABELS[METHOD] if variant else SYSTEM_LABELS.get(system, system)
-        return label.format(references=references) + (f", {variant}" if variant else "")
+        return system_label(METHOD if variant else system, references) + (f", {variant}" if variant else "")
 
     def rows_of(self, task: str, system: str) -> list[Row]:
         """Of a system on a task; one for each seed and metric."""

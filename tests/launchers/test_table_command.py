@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,7 +150,6 @@ def at_work(cells: Sequence[Cell]) -> Iterator[None]:
 
 
 def test_cells_that_others_are_at_work_on_are_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launchers.table, "POLL_S", 0.1)
     table = load_table(place.file)
     run.begin(table)
     for task, exp in table.experiments.items():
@@ -163,14 +163,20 @@ def test_cells_that_others_are_at_work_on_are_waited_for(place: Place, monkeypat
             for cell in table.cells:
                 finish(cell)
 
+    # What the command does instead of sleeping, once it waits: the user stops it; the other ends.
+    naps = iter([lambda: os.kill(os.getpid(), signal.SIGINT), ended.set])
+
+    def nap(_: float) -> None:
+        next(naps, lambda: thread.join(0.1))()
+
+    monkeypatch.setattr(launchers.table, "time", SimpleNamespace(sleep=nap))
     thread = threading.Thread(target=other)
     thread.start()
     assert begun.wait(60)
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     code, _, err = place.run()
     assert code == 75 and "waiting for MRPC-seed0, MRPC-seed1, where another command is at work" in err
-    threading.Timer(0.5, ended.set).start()
     code, out, err = place.run()
+    assert "waiting for" in err
     thread.join()
     assert (code, place.ran) == (0, []) and "2 of 2 cells are done" in out
     assert len(place.rows()) == 5

@@ -188,6 +188,7 @@ def test_a_memory_alone_needs_no_bank(tmp_path: Path) -> None:
     assert not (folder / "bank").exists() and not (folder / "bm25s_lookup.py").exists()
     card = (folder / "README.md").read_text()
     assert "# RefBERT student" in card and "0 references and 3 learned states an input." in card
+    assert "| RefBERT, 3 learned states |" in card
     student = load_classifier(model_folder(exp, "prediction-refbert")).eval()
     start = new_classifier(exp, "refbert", model_folder(exp, "intermediate-refbert"), 2)
     memory, before = (model.bert.encoder.layer[0].attention.self.memory.states for model in (student, start))
