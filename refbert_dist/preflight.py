@@ -9,7 +9,7 @@ from refbert_dist.cache.codec import check_codec
 from refbert_dist.cache.contract import is_cached, stored_layers, value_layer
 from refbert_dist.config import Experiment
 from refbert_dist.data.corpus import check_corpus
-from refbert_dist.data.tasks import check_task
+from refbert_dist.data.tasks import check_task, task_spec
 from refbert_dist.errors import UserError
 from refbert_dist.models.layer_map import layer_map
 from refbert_dist.models.locate import check_teacher_folder, teacher_info
@@ -53,6 +53,12 @@ def check(exp: Experiment) -> None:
         check_corpus(exp.corpus)
     if exp.task:
         check_task(exp.task)
+        read = exp.references.own_text
+        if read != "whole" and "own" in exp.trained_systems() and not task_spec(exp.task.name).is_pair:
+            raise UserError(
+                f"references.own_text is '{read}', but rows of {exp.task.name} are single texts; set "
+                "references.own_text=whole"
+            )
         if exp.task.augment:
             check_augment(exp)
     for name, folder in (("run.dir", exp.run.dir), ("cache.dir", exp.cache.dir)):

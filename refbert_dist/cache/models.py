@@ -61,7 +61,9 @@ def general_student(exp: Experiment, system: SystemName) -> Path:
     }
     if exp.reads(system, "general"):
         # Of labels nothing is known in this stage, nor does it matter whether there is another that reads references.
-        unused = {"stored_count", "stages", "label"} | ({"normalize"} if exp.references.normalize else set())
+        unused = {"stored_count", "stages", "label", "own_text"} | (
+            {"normalize"} if exp.references.normalize else set()
+        )
         unused |= {"gate", "gate_start"} if exp.references.gate == "none" else set()
         unused |= set() if exp.references.memory else {"memory"}
         unused |= {"own_edits"} if system != "own" or not exp.references.own_edits else set()

@@ -2,7 +2,7 @@
 
 from refbert_dist.config.augment import AugmentConfig
 from refbert_dist.config.benchmark import BenchmarkConfig, Way
-from refbert_dist.config.distill import DistillConfig, OptimConfig
+from refbert_dist.config.distill import DistillConfig, OptimConfig, Stage
 from refbert_dist.config.load import (
     first_difference,
     load_experiment,
@@ -11,12 +11,11 @@ from refbert_dist.config.load import (
     read_yaml,
     to_yaml,
 )
+from refbert_dist.config.references import ReferencesConfig
 from refbert_dist.config.schema import (
     CorpusConfig,
     EngineConfig,
     Experiment,
-    ReferencesConfig,
-    Stage,
     StudentConfig,
 )
 from refbert_dist.config.systems import (

@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 from refbert_dist.config.section import Fraction, NonNegative, Positive, Rate, Section
 from refbert_dist.config.weights import LossWeights
 
+Stage = Literal["general", "task"]
+"""On the corpus, then on a task."""
+
 
 class OptimConfig(Section):
     """Optimisation of one job."""

@@ -13,15 +13,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from refbert_dist.config.benchmark import BenchmarkConfig
-from refbert_dist.config.distill import DistillConfig, OptimConfig
-from refbert_dist.config.section import Fraction, Rate
+from refbert_dist.config.distill import DistillConfig, OptimConfig, Stage
+from refbert_dist.config.references import ReferencesConfig
 from refbert_dist.config.section import NonNegative as NonNegative
 from refbert_dist.config.section import Positive as Positive
+from refbert_dist.config.section import Rate
 from refbert_dist.config.section import Section as Section
 from refbert_dist.config.systems import EXPORTED, FOLDS, SYSTEMS, SystemName
 from refbert_dist.config.task import TaskConfig
-
-Stage = Literal["general", "task"]
 
 
 class RunConfig(Section):
@@ -106,73 +105,6 @@ class StudentConfig(Section):
                 f"set student.hidden={nearest} or another student.heads"
             )
         return self
-
-
-class ReferencesConfig(Section):
-    count: NonNegative = 1
-    """References the first layer reads for each input (k); 0, without a memory, is exactly TinyBERT."""
-    stored_count: Positive | None = None
-    """Neighbours to look up and keep, at least ``count``, so that later runs can read a prefix; ``null``: ``count``."""
-    retriever: Literal["bm25", "dense", "random", "none"] = "bm25"
-    """How the most similar known texts are found: common words, nearness of mean-pooled teacher states (needs faiss),
-    or not at all (``random`` is a control)."""
-    dense_layer: NonNegative = 0
-    """Teacher layer whose states ``dense`` pools; 0, the embedding output, needs no forward pass, and is the only one
-    by which an exported model can look up."""
-    dense_index: Literal["flat", "ivf", "hnsw"] = "flat"
-    """Faiss index of ``dense``: exact, inverted lists, or a graph."""
-    pool_samples: Positive = 1_000_000
-    """Samples of the corpus that serve as references in the general stage, spread evenly over it in runs."""
-    states: Literal["cache", "online"] = "cache"
-    """Read the references' states from the cache, or run the teacher beside the student."""
-    stop_words: Literal["english", "none"] = "english"
-    """Words that BM25 ignores: its default English list, or none."""
-    max_length: Positive = 64
-    """Tokens of a reference that are read; the rest is cut."""
-    key_layer: NonNegative = 0
-    """Teacher layer whose states of the reference feed the keys; 0 is the embedding output, recomputed from the ids."""
-    value_layer: int = -1
-    """Teacher layer whose states of the reference feed the values; -1 is the last layer."""
-    tie_projections: bool = False
-    """Use one teacher-to-student projection for keys and values instead of one each."""
-    stages: Literal["both", "general", "task"] = "both"
-    """Stages in which references are read. With ``task``, all systems share one student of the general stage."""
-    label: Literal["none", "teacher", "gold"] = "none"
-    """A further token for each reference of a task, with what is known of its label: the fine-tuned teacher's answer
-    (probabilities, or its score), or the gold label."""
-    normalize: bool = True
-    """Normalise what a projection gives."""
-    gate: Literal["none", "bias", "token"] = "none"
-    """Learned bias on the scores of all references before the softmax: none, one for each head, or with ``token`` one
-    that also depends on the reference's token."""
-    gate_start: float = -6.0
-    """Where the bias begins; far below 0, training starts as if there were no references."""
-    memory: NonNegative = 0
-    """Learned states that the first layer reads beside the references of an input, the same for all inputs; with
-    ``count: 0`` alone."""
-    own_edits: Fraction = 0.0
-    """Share of the tokens that are exchanged for other rows' in what the control ``own`` reads. With 0 it is the input
-    itself, an upper bound; with more it shows how near a text must be to be worth reading."""
-
-    @model_validator(mode="after")
-    def _counts_agree(self) -> ReferencesConfig:
-        if self.retriever == "none" and self.count:
-            raise ValueError(
-                f"references.retriever is 'none' but references.count is {self.count}; set references.count=0"
-            )
-        if self.stored_count is not None and self.stored_count < self.count:
-            raise ValueError(
-                f"references.stored_count is {self.stored_count}, fewer than references.count={self.count}; "
-                f"set references.stored_count to at least {self.count}"
-            )
-        if self.value_layer < -1:
-            raise ValueError(f"references.value_layer is {self.value_layer}; use a layer number, or -1 for the last")
-        return self
-
-    @property
-    def kept(self) -> int:
-        """Neighbours stored for a sample."""
-        return self.stored_count or self.count
 
 
 class EngineConfig(Section):

@@ -283,21 +283,21 @@ class _Costs:
     def _teacher_beside(self, system: SystemName, scope: Stage, samples: int, longest: int) -> Work:
         """The teacher on the references themselves, where their states are not cached."""
         count = self.exp.reference_count(system, scope)
-        if not count or self._stored(system):
+        if not count or self._stored(system, scope):
             return Work()
         return forward(self.teacher, samples * count * longest, longest)
 
     def _read_tokens(self, system: SystemName, scope: Stage) -> float:
         """Cached states of reference tokens that a sample reads, over all layers."""
         references, count = self.exp.references, self.exp.reference_count(system, scope)
-        if not count or not self._stored(system):
+        if not count or not self._stored(system, scope):
             return 0.0
         layers = len({references.key_layer, value_layer(self.exp)} - {0})
         return float(count * references.max_length * layers)
 
-    def _stored(self, system: SystemName) -> bool:
-        """Whether states of what ``system`` reads are cached; edited copies are in no cache."""
-        return caches_references(self.exp) and not (system == "own" and self.exp.references.own_edits)
+    def _stored(self, system: SystemName, scope: Stage) -> bool:
+        """Whether states of what ``system`` reads are cached; edited copies and parts of inputs are in no cache."""
+        return caches_references(self.exp) and (system != "own" or self.exp.references.own_is_input(scope))
 
     @property
     def _state_bytes(self) -> float:

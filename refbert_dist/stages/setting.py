@@ -23,6 +23,7 @@ from refbert_dist.data.tokens import Part, TokenSet, tokens_artifact
 from refbert_dist.models.teacher import Teacher
 from refbert_dist.references.edits import EditedTokens
 from refbert_dist.references.neighbours import NeighbourTable, neighbours_artifact, pool_part
+from refbert_dist.references.pair_texts import PairTexts
 from refbert_dist.references.sources import Neighbours, Noise, Source, Unread, Zeros, dealt_rows, drawn_rows, same_rows
 from refbert_dist.references.states import LabelStates, ReferenceStates, gold_labels, taught_labels
 
@@ -92,14 +93,19 @@ class Setting:
         )
 
     def _own(self, part: Part) -> Source:
-        """Each sample's own states, whole, or those of an edited copy; run through the teacher where no cache has
-        them."""
-        tokens = TokenSet.open(tokens_artifact(self.exp, part))
+        """Each sample's own states, of an edited copy, or of its texts; the teacher's anew where no cache has them."""
+        tokens, read = TokenSet.open(tokens_artifact(self.exp, part)), self.exp.references
+        rows = np.arange(len(tokens))[:, None]
         stored = part == self.part and caches_targets(self.exp) and caches_references(self.exp)
-        if share := self.exp.references.own_edits:
-            tokens, stored = EditedTokens(tokens, share, self.exp.student_seed(self.scope)), False
+        if not read.own_is_input(self.scope):
+            stored = False
+            if read.own_edits:
+                tokens = EditedTokens(tokens, read.own_edits, self.exp.student_seed(self.scope))
+            else:
+                tokens = PairTexts(tokens)
+                rows = 2 * rows + np.array([1] if read.own_text == "second" else [0, 1])
         states = self.states if stored else OnlineStates(self.teacher, tokens, self.device)
-        return Neighbours(np.arange(len(tokens))[:, None], self._reading(tokens, states, int(tokens.lengths.max())))
+        return Neighbours(rows, self._reading(tokens, states, int(tokens.lengths.max())))
 
     def _rows(self, system: SystemName, part: Part, count: int) -> np.ndarray:
         """Pool rows that ``system`` reads, int64 ``[N, count]``."""

@@ -36,6 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "distill.evaluate_steps=7",
         "references.gate_start=-3",
         "references.own_edits=0.3",
+        "references.own_text=each",
     ],
 )
 def test_runs_over_one_corpus_share_its_students(root: Path, override: str) -> None:

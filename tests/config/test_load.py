@@ -75,6 +75,10 @@ def test_it_is_frozen() -> None:
             {"references": {"stages": "general", "label": "gold"}, "task": {"name": "RTE", "path": "RTE"}},
             ["references.label is 'gold'", "references.stages is 'general'"],
         ),
+        (
+            {"references": {"own_text": "each", "own_edits": 0.2}},
+            ["references.own_text is 'each'", "own_edits is 0.2", "set one of them"],
+        ),
         ({"engine": {"zero_stage": 7}}, ["engine.zero_stage", "7"]),
     ],
 )

@@ -137,6 +137,19 @@ def test_edited_copies_take_the_teachers_pass() -> None:
     assert edited.read_bytes_s < own.read_bytes_s
 
 
+def test_texts_of_pairs_take_it_in_the_task_stage(built: Experiment) -> None:
+    own, each = (
+        stage_costs(exp, extents(exp), gpus(8))
+        for exp in (
+            built.model_copy(update={"systems": ("tinybert", "own"), "references": references})
+            for references in (built.references, built.references.model_copy(update={"own_text": "each"}))
+        )
+    )
+    assert each["distill-task"].device_s > own["distill-task"].device_s
+    assert each["distill-task"].read_bytes_s < own["distill-task"].read_bytes_s
+    assert each["distill-general"] == own["distill-general"]
+
+
 def test_a_core_encodes_beside_computing_and_a_gpu_does_not_wait() -> None:
     one = {codec: costs(core(), f"cache.codec={codec}")["cache-general"].device_s for codec in ("int8", "pq")}
     values = costs(core())["cache-general"].bytes / 772 * 768

@@ -12,6 +12,7 @@ from refbert_dist.artifacts import map_tensors, read_json
 from refbert_dist.cache.models import general_student, task_teacher
 from refbert_dist.config import SYSTEMS, Experiment
 from refbert_dist.data.folds import row_folds
+from refbert_dist.data.tokenizer import load_tokenizer
 from refbert_dist.data.tokens import TokenSet, tokens_artifact
 from refbert_dist.inference.new_texts import BankEditor
 from refbert_dist.inference.pipeline import RefBertPipeline
@@ -117,6 +118,31 @@ def test_own_states_are_the_teachers_of_the_input_or_its_copy(
         assert given["reference_mask"][sample].sum() == length
         torch.testing.assert_close(given["reference_values"][sample, 0, :length], last[0], atol=5e-3, rtol=1e-2)
         assert torch.equal(given["reference_keys"][sample, 0, :length], setting.teacher.embed(ids, types)[0])
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+@pytest.mark.parametrize(("own_text", "sides"), [("second", [1]), ("each", [0, 1])])
+def test_own_texts_are_read_as_the_teacher_reads_them_alone(
+    done: Experiment, part: str, own_text: str, sides: list[int]
+) -> None:
+    references = done.references.model_copy(update={"own_text": own_text})
+    setting = Setting(done.model_copy(update={"references": references}), "task", CPU)
+    given = read(setting, "own", part)
+    tokenizer = load_tokenizer(done.teacher.model)
+    tokens = TokenSet.open(tokens_artifact(done, part))  # type: ignore[arg-type]
+    whole = np.flatnonzero(tokens.lengths[SAMPLES] < done.task.max_length)  # type: ignore[union-attr]
+    assert len(whole) > 1, "the others are cut"
+    for sample in whole.tolist():
+        pair = tokens.texts(sample, sample + 1)[0]
+        for place, side in enumerate(sides):
+            alone = tokenizer(pair[side], return_tensors="pt")
+            ids, mask = alone["input_ids"], alone["attention_mask"]
+            with torch.no_grad():
+                (last,) = setting.teacher(ids, mask, torch.zeros_like(ids), [4])
+            length = ids.shape[1]
+            assert given["reference_mask"][sample, place].sum() == length
+            found = given["reference_values"][sample, place, :length]
+            torch.testing.assert_close(found, last[0], atol=1e-5, rtol=1e-4)
 
 
 def test_the_student_reads_what_it_makes_of_its_neighbours(setting: Setting, done: Experiment) -> None:
