@@ -13,9 +13,8 @@ from launchers.cache import items_of
 from launchers.readable import size
 from refbert_dist.artifacts.garbage import Holding, debris, remove, survey, sweep
 from refbert_dist.cache.models import shared_models
-from refbert_dist.config import load_experiment
 from refbert_dist.errors import RefBertError
-from refbert_dist.rundir import EXPERIMENT
+from refbert_dist.rundir import stored_experiment
 
 
 def gc(cache_dir: Path, yes: bool, dry_run: bool) -> None:
@@ -64,7 +63,7 @@ def _verdict(holding: Holding) -> str:
 def _named_by(run_dir: Path) -> set[str]:
     """``KIND/KEY`` of all that the experiment in a run directory names; nothing if there is none that can be read."""
     try:
-        exp = load_experiment(run_dir / EXPERIMENT)
+        exp = stored_experiment(run_dir)
         paths = [item.artifact.path for item in items_of(exp)]
         paths += shared_models(exp)
     except (RefBertError, OSError):

@@ -18,7 +18,7 @@ from refbert_dist import preflight
 from refbert_dist.artifacts import Artifact, recipe_key
 from refbert_dist.cache.contract import cache_stage, is_cached, scopes, states_artifact
 from refbert_dist.cache.models import check_shared, is_saved, shared_models
-from refbert_dist.config import Experiment, load_experiment
+from refbert_dist.config import Experiment
 from refbert_dist.data.tasks import has_labels
 from refbert_dist.data.tokens import check_sources, evaluated_parts, parts, tokens_artifact
 from refbert_dist.engine.world import World
@@ -26,7 +26,7 @@ from refbert_dist.errors import RefBertError, StoppedError, UserError, did_you_m
 from refbert_dist.onnx_library import EXPORT_ASKS, require_onnx
 from refbert_dist.references.neighbours import check_exportable, looked_up_parts, neighbours_artifact
 from refbert_dist.references.vectors import needs_vectors, vectors_artifact
-from refbert_dist.rundir import EXPERIMENT, is_search, open_run, record_stage, stage_record
+from refbert_dist.rundir import is_search, open_run, record_stage, stage_record, stored_experiment
 from refbert_dist.tracking.files import read_json_or_none
 from refbert_dist.tracking.mlflow_sync import MlflowSync
 from refbert_dist.tracking.system import sampled
@@ -367,7 +367,7 @@ def fingerprints(run_dir: Path) -> dict[str, str]:
     """
     found = {}
     with contextlib.suppress(RefBertError, OSError):
-        for leaf in leaves(load_experiment(run_dir / EXPERIMENT)):
+        for leaf in leaves(stored_experiment(run_dir)):
             if leaf.artifact.complete:
                 manifest = leaf.artifact.manifest()
                 # Teacher states are known by what they are made from: no two machines compute quite the same.

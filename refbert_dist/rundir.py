@@ -98,13 +98,29 @@ def is_in_use(run_dir: Path) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def explain_other_version(path: Path) -> Iterator[None]:
+    """Say of what is wrong with a file of a run directory that nobody who runs a command has written it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f"{path} cannot be read by this version of refbert; use the one that wrote it, or another run.dir: {error}"
+        ) from None
+
+
+def stored_experiment(run_dir: Path, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment of a run directory."""
+    with explain_other_version(run_dir / EXPERIMENT):
+        return load_experiment(run_dir / EXPERIMENT, overrides)
+
+
 def check_same_experiment(exp: Experiment) -> None:
     """Refuse a run directory that holds another experiment; the message names the first field that differs."""
-    path = exp.run.dir / EXPERIMENT
     if is_table(exp.run.dir):
         raise UserError(f"run.dir '{exp.run.dir}' holds a table; choose another run.dir")
-    if path.exists():
-        require_same("experiment", exp.run.dir, load_experiment(path), exp, MAY_CHANGE)
+    if (exp.run.dir / EXPERIMENT).exists():
+        require_same("experiment", exp.run.dir, stored_experiment(exp.run.dir), exp, MAY_CHANGE)
 
 
 def take_on(exp: Experiment) -> None:
@@ -113,7 +129,7 @@ def take_on(exp: Experiment) -> None:
     What it has trained stays, and is not trained again.
     """
     path = exp.run.dir / EXPERIMENT
-    if path.exists() and (standing := load_experiment(path)).systems != exp.systems:
+    if path.exists() and (standing := stored_experiment(exp.run.dir)).systems != exp.systems:
         require_same("experiment", exp.run.dir, standing, exp, (*MAY_CHANGE, "systems"))
         with _alone(exp.run.dir):
             write_text(path, to_yaml(exp))

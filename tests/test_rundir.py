@@ -99,6 +99,18 @@ def test_settings_that_change_results_may_not(exp: Experiment, tmp_path: Path, o
     assert (exp.run.dir / "experiment.yaml").read_bytes() == before
 
 
+def test_what_another_version_wrote_is_told_from_what_the_user_wrote(exp: Experiment) -> None:
+    with open_run(exp):
+        pass
+    path = exp.run.dir / EXPERIMENT
+    path.write_text(path.read_text().replace("student:\n", "student:\n  wings: 2\n", 1))
+    message = (
+        r"experiment\.yaml cannot be read by this version of refbert; use the one .* run\.dir: student\.wings is not"
+    )
+    with pytest.raises(UserError, match=message):
+        check_same_experiment(exp)
+
+
 def test_an_empty_or_missing_directory_is_nobodys(exp: Experiment) -> None:
     check_same_experiment(exp)
     exp.run.dir.mkdir()

@@ -14,7 +14,7 @@ from refbert_dist.config.load import apply_overrides, check_value, overrides_of,
 from refbert_dist.config.section import NonNegative, Positive, Rate, Section
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.errors import UserError, did_you_mean
-from refbert_dist.rundir import SEARCH
+from refbert_dist.rundir import SEARCH, explain_other_version
 
 RATIO = "student.intermediate_ratio"
 """A dimension that is no field of an experiment: ``student.intermediate`` as a multiple of ``student.hidden``."""
@@ -211,7 +211,8 @@ def _is_whole(name: str) -> bool:
 def stored_search(run_dir: Path) -> Search:
     """The search of a run directory."""
     _require_libraries()
-    return parse_model(Search, read_yaml(run_dir / SEARCH))
+    with explain_other_version(run_dir / SEARCH):
+        return parse_model(Search, read_yaml(run_dir / SEARCH))
 
 
 def _require_libraries() -> None:

@@ -15,10 +15,10 @@ from launchers.cluster.reasons import in_words
 from launchers.cluster.records import Submission, submissions
 from launchers.watch.stage_progress import last_sign, progress, shards
 from launchers.watch.stage_states import Finding, State, of_local, of_submitted
-from refbert_dist.config import Experiment, load_experiment
+from refbert_dist.config import Experiment
 from refbert_dist.errors import RefusedError, UserError
 from refbert_dist.pipeline import STAGES, missing_stages
-from refbert_dist.rundir import EXPERIMENT, is_in_use, is_table, started_in
+from refbert_dist.rundir import EXPERIMENT, is_in_use, is_table, started_in, stored_experiment
 from refbert_dist.tracking.files import read_json_or_none
 
 BEGUN: tuple[State, ...] = ("running", "pending", "stopped", "failed", "cancelled", "lost")
@@ -138,7 +138,7 @@ def experiment_of(run_dir: Path) -> Experiment:
         raise UserError(
             f"'{run_dir}' is not a run directory, because it has no {EXPERIMENT}; give the folder that run.dir names"
         )
-    return load_experiment(run_dir / EXPERIMENT, [f"run.dir={json.dumps(str(run_dir.resolve()))}"])
+    return stored_experiment(run_dir, [f"run.dir={json.dumps(str(run_dir.resolve()))}"])
 
 
 def _ask_slurm(submitted: Mapping[str, Submission]) -> tuple[dict[str, JobInfo] | None, str | None]:

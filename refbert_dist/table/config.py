@@ -18,7 +18,7 @@ from refbert_dist.config.section import Section
 from refbert_dist.config.systems import EXPORTED, SYSTEMS
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.errors import UserError, did_you_mean
-from refbert_dist.rundir import TABLE
+from refbert_dist.rundir import TABLE, explain_other_version
 
 DEFAULT = "default"
 """In ``seeds``: of all systems that are not named there."""
@@ -282,5 +282,6 @@ def load_table(path: str | Path, overrides: Iterable[str] = ()) -> Table:
 
 def stored_table(run_dir: Path) -> Table:
     """The table of a run directory, wherever that lies now."""
-    data = apply_overrides(read_yaml(run_dir / TABLE), [f"experiment.run.dir={json.dumps(str(run_dir.resolve()))}"])
-    return parse_model(Table, data)
+    with explain_other_version(run_dir / TABLE):
+        data = apply_overrides(read_yaml(run_dir / TABLE), [f"experiment.run.dir={json.dumps(str(run_dir.resolve()))}"])
+        return parse_model(Table, data)

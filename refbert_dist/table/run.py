@@ -9,11 +9,11 @@ from typing import Any
 from refbert_dist import pipeline
 from refbert_dist.artifacts import hash_strings, make_folder, read_json, write_text
 from refbert_dist.cache.models import is_saved, task_teacher, training_record
-from refbert_dist.config import Experiment, load_experiment, to_yaml
+from refbert_dist.config import Experiment, to_yaml
 from refbert_dist.costs.budget import training_gflop
 from refbert_dist.data.tokens import parts, tokens_artifact
 from refbert_dist.errors import UserError
-from refbert_dist.rundir import EXPERIMENT, MAY_CHANGE, TABLE, is_in_use, require_same, take_on
+from refbert_dist.rundir import EXPERIMENT, MAY_CHANGE, TABLE, is_in_use, require_same, stored_experiment, take_on
 from refbert_dist.table.config import Cell, Table
 from refbert_dist.table.rows import Row, add_rows, own_rows, settings_key
 from refbert_dist.tracking.files import read_json_or_none
@@ -37,10 +37,10 @@ def check(table: Table) -> None:
             except UserError as error:
                 raise UserError(f"tasks.{task}{f', variants.{variant}' if variant else ''}: {error}") from None
     for cell in table.cells:
-        path = cell.experiment.run.dir / EXPERIMENT
-        if path.exists():
+        folder = cell.experiment.run.dir
+        if (folder / EXPERIMENT).exists():
             may_change = (*MAY_CHANGE, "systems")
-            require_same("experiment", path.parent, load_experiment(path), cell.experiment, may_change)
+            require_same("experiment", folder, stored_experiment(folder), cell.experiment, may_change)
     own_rows(table)
 
 
