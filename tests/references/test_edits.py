@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from token_sets import token_set
 
-from refbert_dist.artifacts import Artifact, save_tensors
 from refbert_dist.data.token_set import TokenSet
 from refbert_dist.references.edits import EditedTokens
 
@@ -18,16 +18,7 @@ def tokens(tmp_path: Path) -> TokenSet:
     """Pairs of 20 words each, no word twice; the last sample is empty."""
     words = np.arange(1000, 1000 + SAMPLES * WORDS).reshape(SAMPLES, 2, WORDS // 2)
     samples = [[FIRST, *first, LAST, *second, LAST] for first, second in words.tolist()] + [[FIRST, LAST]]
-    arrays = {
-        "input_ids": np.concatenate(samples).astype(np.int32),
-        "token_type_ids": np.zeros(sum(map(len, samples)), np.uint8),
-        "offsets": np.cumsum([0, *map(len, samples)]),
-        "documents": np.arange(len(samples)),
-    }
-    artifact = Artifact(tmp_path / "tokens")
-    artifact.commit("shard-0", {"safetensors": save_tensors(arrays)}, {"samples": len(samples)})
-    artifact.finish(["shard-0"], {"fingerprint": "f"})
-    return TokenSet.open(artifact)
+    return token_set(tmp_path / "tokens", samples)
 
 
 def every(tokens: TokenSet) -> np.ndarray:
