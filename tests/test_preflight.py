@@ -29,9 +29,9 @@ def test_the_texts_of_rows_that_are_no_pairs(tmp_path: Path) -> None:
     task.mkdir()
     for part in ("train", "dev"):
         (task / f"{part}.tsv").write_text("sentence\tlabel\nfine\t1\n")
-    given = ("task.name=SST-2", f"task.path={task}", "references.own_text=second")
+    given = ("task.name=SST-2", f"task.path={task}", "references.own_text=each")
     preflight.check(tiny_experiment(tmp_path, *given))
     with pytest.raises(
-        UserError, match=r"own_text is 'second', but rows of SST-2 are single .*set references\.own_text=w"
+        UserError, match=r"own_text is 'each', but rows of SST-2 are single .*set references\.own_text=w"
     ):
         preflight.check(tiny_experiment(tmp_path, *given, "systems=[tinybert,own]"))

@@ -57,9 +57,9 @@ class ReferencesConfig(Section):
     own_edits: Fraction = 0.0
     """Share of the tokens that are exchanged for other rows' in what the control ``own`` reads. With 0 it is the input
     itself, an upper bound; with more it shows how near a text must be to be worth reading."""
-    own_text: Literal["whole", "second", "each"] = "whole"
-    """What of a task's row the control ``own`` reads: all of it or, of a pair, its second text by itself, or both texts
-    by themselves, as they can be stored where they are known before an input comes."""
+    own_text: Literal["whole", "each"] = "whole"
+    """What of a task's row the control ``own`` reads: all of it or, of a pair, each of its texts by itself, as it could
+    be stored where texts are known before pairs of them come."""
 
     @model_validator(mode="after")
     def _counts_agree(self) -> ReferencesConfig:

@@ -103,7 +103,7 @@ class Setting:
                 tokens = EditedTokens(tokens, read.own_edits, self.exp.student_seed(self.scope))
             else:
                 tokens = PairTexts(tokens)
-                rows = 2 * rows + np.array([1] if read.own_text == "second" else [0, 1])
+                rows = 2 * rows + np.array([0, 1])
         states = self.states if stored else OnlineStates(self.teacher, tokens, self.device)
         return Neighbours(rows, self._reading(tokens, states, int(tokens.lengths.max())))
 
