@@ -88,7 +88,11 @@ def _next(table: Table, refused: Container[str]) -> Cell | None:
     waited_for: list[str] = []
     with watching_signals():
         while left := [cell for cell in table.cells if cell.task not in refused and not run.is_done(cell)]:
-            if cell := run.next_cell(left):
+            cell = run.next_cell(left)
+            if cell and run.is_done(cell):
+                # By another command, which has ended since; looked at again now that nobody is at work on it.
+                continue
+            if cell:
                 return cell
             others = [each.name for each in run.under_way(left)]
             # None, if they have ended since.
