@@ -100,7 +100,7 @@ def is_in_use(run_dir: Path) -> bool:
 
 @contextlib.contextmanager
 def explain_other_version(path: Path) -> Iterator[None]:
-    """Say of what is wrong with a file of a run directory that nobody who runs a command has written it."""
+    """Name the file of a run directory that is refused: not the one who runs a command has written it."""
     try:
         yield
     except UserError as error:
