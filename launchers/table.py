@@ -88,12 +88,11 @@ def _next(table: Table, refused: Container[str]) -> Cell | None:
     waited_for: list[str] = []
     with watching_signals():
         while left := [cell for cell in table.cells if cell.task not in refused and not run.is_done(cell)]:
-            cell = run.next_cell(left)
-            if cell and run.is_done(cell):
-                # By another command, which has ended since; looked at again now that nobody is at work on it.
+            if cell := run.next_cell(left):
+                # Another command may have done it since ``left`` was made; now nobody is at work on it.
+                if not run.is_done(cell):
+                    return cell
                 continue
-            if cell:
-                return cell
             others = [each.name for each in run.under_way(left)]
             # None, if they have ended since.
             if others and others != waited_for:

@@ -92,8 +92,8 @@ def run(exp: Experiment) -> dict[str, Any]:
                 metrics.write("evaluate", f"evaluate-{name}", budgets[name]["steps"], found)
                 seed = exp.student_seed("task") if name in students else exp.seed
                 asked = {"system": name, "task": exp.task.shown, "seed": seed}
-                read = {"n": len(tokens), "references": _references_read(exp, name, neighbours)}
-                read["memory"] = exp.memory_size(name) if name in students else 0  # type: ignore[arg-type]
+                memory = exp.memory_size(name) if name in students else 0  # type: ignore[arg-type]
+                read = {"n": len(tokens), "references": _references_read(exp, name, neighbours), "memory": memory}
                 rows += [
                     {**asked, "metric": metric, "score": round(score, 6), **read, **facts[name]}
                     for metric, score in found.items()
