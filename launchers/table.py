@@ -31,6 +31,7 @@ from refbert_dist.errors import InUseError, RefusedError
 from refbert_dist.pipeline import STAGES, Stage
 from refbert_dist.rundir import started_in
 from refbert_dist.table import run
+from refbert_dist.table.choice import FOLDER, choice_of, decide
 from refbert_dist.table.config import Cell, Table, load_table, stored_table
 
 if TYPE_CHECKING:
@@ -43,25 +44,43 @@ POLL_S = 10.0
 def run_table(path: Path, overrides: Iterable[str], where: Where) -> None:
     """Run the cells that are not done, add the rows of all others to the CSV file, and show the table.
 
+    Where rates are to be chosen, the cells for that come first.
+
     Raises RefusedError where a cell failed, and where a row stands in the CSV file with another score: whatever else
     could be done is done nevertheless.
     """
-    table, profile = load_table(path, overrides), load_profile(where.on)
+    table, profile = decide(load_table(path, overrides)), load_profile(where.on)
+    choice = choice_of(table)
     if where.dry_run:
-        _show_plan(table, profile, Console())
+        for each in (choice, table):
+            if each:
+                _show_plan(each, profile, Console())
         return
     run.begin(table)
-    refused = _submit(table, profile, where) if isinstance(profile, SlurmProfile) else _run_here(table, where)
-    conflicts = [line for cell in table.cells if run.is_done(cell) for line in run.collect(table, cell)]
+    refused: list[str] = []
+    conflicts: list[str] = []
+    if choice:
+        run.begin(choice)
+        _run_cells(choice, profile, where, refused, conflicts)
+        table = decide(table)
+        run.begin(table)
+    _run_cells(table, profile, where, refused, conflicts)
     _show(table)
     if refused:
-        raise RefusedError("; ".join(refused.values()))
+        raise RefusedError("; ".join(refused))
     if conflicts:
         more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
         raise RefusedError(
             f"csv is '{table.csv_path}', which keeps the scores that stand in it: {conflicts[0]}{more}; remove such "
             "rows to take the new scores, or name another csv"
         )
+
+
+def _run_cells(table: Table, profile: Profile, where: Where, refused: list[str], conflicts: list[str]) -> None:
+    """Run or submit what is missing, and add the rows of what is done."""
+    work = _submit(table, profile, where) if isinstance(profile, SlurmProfile) else _run_here(table, where)
+    refused += work.values()
+    conflicts += [line for cell in run.settled(table) if run.is_done(cell) for line in run.collect(table, cell)]
 
 
 def _run_here(table: Table, where: Where) -> dict[str, str]:
@@ -87,7 +106,7 @@ def _next(table: Table, refused: Container[str]) -> Cell | None:
     """The next cell to run, once there is one that need not wait for others; None when all is done."""
     waited_for: list[str] = []
     with watching_signals():
-        while left := [cell for cell in table.cells if cell.task not in refused and not run.is_done(cell)]:
+        while left := [cell for cell in run.settled(table) if cell.task not in refused and not run.is_done(cell)]:
             if cell := run.next_cell(left):
                 # Another command may have done it since ``left`` was made; now nobody is at work on it.
                 if not run.is_done(cell):
@@ -108,7 +127,7 @@ def _submit(table: Table, profile: SlurmProfile, where: Where) -> dict[str, str]
 
     refused: dict[str, str] = {}
     others: list[tuple[Experiment, Live]] = []
-    left = [cell for cell in table.cells if not run.is_done(cell)]
+    left = [cell for cell in run.settled(table) if not run.is_done(cell)]
     for cell in left:
         if cell.task in refused:
             continue
@@ -136,7 +155,14 @@ def _show(table: Table) -> None:
     # It loads plotly, which a plan does without.
     from refbert_dist.table.page import MARKDOWN, write_table
 
+    if choice := choice_of(table):
+        write_table(choice)
     typer.echo(write_table(table))
+    if table.undecided:
+        typer.echo(
+            f"the rates for {', '.join(table.undecided)} are not chosen yet: see {table.run_dir / FOLDER}, and run the "
+            "same command again once its cells are done"
+        )
     done = sum(map(run.is_done, table.cells))
     typer.echo(f"{done} of {len(table.cells)} cells are done; rows in {table.csv_path}")
     typer.echo(f"{table.run_dir}/{MARKDOWN}  report.html")

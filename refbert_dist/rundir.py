@@ -130,9 +130,17 @@ def take_on(exp: Experiment) -> None:
     """
     path = exp.run.dir / EXPERIMENT
     if path.exists() and (standing := stored_experiment(exp.run.dir)).systems != exp.systems:
-        require_same("experiment", exp.run.dir, standing, exp, (*MAY_CHANGE, "systems"))
+        check_takes_on(standing, exp)
         with _alone(exp.run.dir):
             write_text(path, to_yaml(exp))
+
+
+def check_takes_on(standing: Experiment, asked: Experiment) -> None:
+    """Raise :class:`UserError` unless two experiments of one run directory differ in their systems alone."""
+    # A system brings its own rate; that of one that is there stays.
+    others = {*standing.systems} ^ {*asked.systems}
+    rates = (f"distill.rate_factors.{name}" for name in others)
+    require_same("experiment", asked.run.dir, standing, asked, (*MAY_CHANGE, "systems", *rates))
 
 
 def require_same(what: str, run_dir: Path, standing: BaseModel, asked: BaseModel, may_change: Iterable[str]) -> None:

@@ -20,7 +20,10 @@ TRAINING_VERSION = 1
 """Raised whenever the same settings would train another model."""
 TRAINING = "training.json"
 """In every model's folder: its budget, and for a shared one what it was made from."""
-PHASES = {"general", "intermediate", "prediction", "temperature", "prediction_mean", "keep", "evaluate_steps", "seed"}
+PHASES = {
+    *("general", "intermediate", "prediction", "temperature", "prediction_mean", "keep", "evaluate_steps"),
+    *("rate_factors", "seed"),
+}
 """Settings of ``distill`` that shape other students than those of the general stage, or are in their keys otherwise."""
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from refbert_dist.config.section import Fraction, NonNegative, Positive, Rate, Section
+from refbert_dist.config.systems import SystemName
 from refbert_dist.config.weights import LossWeights
 
 Stage = Literal["general", "task"]
@@ -92,9 +93,18 @@ class DistillConfig(Section):
     """Optimisation of the task stage's first phase (hidden states and attention)."""
     prediction: OptimConfig = OptimConfig(epochs=3, learning_rate=3e-5)
     """Optimisation of the task stage's second phase (logits)."""
+    rate_factors: dict[SystemName, Rate] = {}  # noqa: RUF012 (pydantic copies defaults)
+    """What the learning rates of both phases of the task stage are multiplied by for the systems named; for others 1. A
+    table can choose these on held-out rows (docs/tables.md)."""
     seed: NonNegative | None = None
     """Seed of the task stage's students, so that many of them share teacher, general students and caches; ``null``:
     ``seed``."""
+
+    def optim(self, phase: Literal["intermediate", "prediction"], system: SystemName) -> OptimConfig:
+        """Optimisation of ``system`` in a phase of the task stage."""
+        common: OptimConfig = getattr(self, phase)
+        factor = self.rate_factors.get(system, 1.0)
+        return common.model_copy(update={"learning_rate": factor * common.learning_rate})
 
     @model_validator(mode="after")
     def _padding_can_count(self) -> DistillConfig:

@@ -81,7 +81,7 @@ def task(exp: Experiment) -> dict[str, Any]:
             if exp.distill.keep == "best":
                 choice = BestOnDev(exp, setting.references(system, "dev"), objective.pad_id, setting.device)
             name, seed = f"prediction-{system}", exp.student_seed("task")
-            job = Job("distill-task", name, exp.distill.prediction, exp.run.dir, seed)
+            job = Job("distill-task", name, exp.distill.optim("prediction", system), exp.run.dir, seed)
             _train_and_save(exp, world, objective, job, student, folder, encoder, choice=choice)
     folders = {system: model_folder(exp, f"prediction-{system}") for system in exp.trained_systems()}
     return {"teacher_gate": gate, **_records(folders), "teacher_samples": setting.teacher.samples}
@@ -104,7 +104,7 @@ def _encoder_job(
     if phase == "general":
         scope, optim, folder = "general", exp.distill.general, general_student(exp, system)
     else:
-        scope, optim, folder = "task", exp.distill.intermediate, model_folder(exp, name)
+        scope, optim, folder = "task", exp.distill.optim(phase, system), model_folder(exp, name)
     if of_first(is_saved(folder)):
         return
     student = new_encoder(exp, system, scope, start)

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from refbert_dist.config import Experiment, SystemName, parse_experiment, parse_model, read_yaml
 from refbert_dist.config.load import apply_overrides, merged, overrides_of, read_about_experiment
-from refbert_dist.config.section import Section
+from refbert_dist.config.section import Rate, Section
 from refbert_dist.config.systems import EXPORTED, SYSTEMS
 from refbert_dist.data.tasks import task_spec
 from refbert_dist.errors import UserError, did_you_mean
@@ -56,6 +56,29 @@ class Cell:
         return self.seed if system in get_args(SystemName) else self.experiment.seed
 
 
+class Choose(Section):
+    """What is settled on held-out rows of train before anything is scored on dev."""
+
+    rates: Annotated[tuple[Rate, ...], Field(min_length=2)]
+    """Factors on the learning rates of both phases of the task stage: each student takes the one with which it scores
+    best on held-out rows, of equals the first."""
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the training rows that are held out (``task.held_out``)."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the students that are compared: a number of them, counted from 0, or a list."""
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _as_list(cls, seeds: Any) -> tuple[int, ...]:
+        return _seeds("choose.seeds", seeds)
+
+    @model_validator(mode="after")
+    def _rates_differ(self) -> Choose:
+        if len(set(self.rates)) < len(self.rates):
+            raise ValueError(f"choose.rates is {list(self.rates)}, which has one twice; name each once")
+        return self
+
+
 class Table(Section):
     """Everything a table needs; see ``configs/glue-small.yaml``."""
 
@@ -72,6 +95,11 @@ class Table(Section):
     variants: dict[str, dict[str, Any]] = {}  # noqa: RUF012 (pydantic copies defaults)
     """Name -> what differs from the experiment in a further RefBERT, as ``{references.count: 4}``: fields of
     ``references`` only, so that everything else stays comparable."""
+    choose: Choose | None = None
+    """Choose the rate of each student on held-out rows first; ``null``: all have the experiment's."""
+    rate_factors: dict[str, dict[str, Rate]] = {}  # noqa: RUF012
+    """Task -> system or variant -> factor on its rates (``distill.rate_factors``), others 1; with ``choose`` these are
+    what was chosen."""
     seeds: dict[str, tuple[int, ...]] = {DEFAULT: (0,)}  # noqa: RUF012
     """Seeds of the students (``distill.seed``): a number of them, counted from 0, a list, or either for each system
     or variant with ``default`` for the others. Teachers, caches and students of the general stage have none of their
@@ -101,14 +129,15 @@ class Table(Section):
             _check_task(task, changes)
         for variant, changes in self.variants.items():
             _check_variant(variant, changes)
-        systems = self.experiments[next(iter(self.tasks))].systems
-        named = (*systems, *self.variants)
-        for name in self.seeds:
-            if name not in (*named, DEFAULT):
-                raise ValueError(
-                    f"seeds names '{name}', which is not among the table's systems ({', '.join(named)})"
-                    f"{did_you_mean(name, named)}; add it to systems, or take it away"
-                )
+        systems, named = self.experiments[next(iter(self.tasks))].systems, self.names
+        _require_known("seeds", (name for name in self.seeds if name != DEFAULT), named)
+        _require_known("rate_factors", self.rate_factors, self.tasks, "tasks")
+        for task, factors in self.rate_factors.items():
+            _require_known(f"rate_factors.{task}", factors, named)
+        if self.choose and (held := next((task for task, exp in self.experiments.items() if _holds_out(exp)), None)):
+            raise ValueError(
+                f"choose is given but tasks.{held} has a task.held_out, which choose sets itself; take one of them away"
+            )
         compared = {seed for system in systems if system in EXPORTED for seed in self.seeds_of(system)}
         for name in named:
             if not self.seeds_of(name):
@@ -149,6 +178,18 @@ class Table(Section):
         )
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of all students: systems, then variants."""
+        return (*next(iter(self.experiments.values())).systems, *self.variants)
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """Tasks for which the rate of some student is still to be chosen."""
+        if not self.choose:
+            return ()
+        return tuple(task for task in self.tasks if {*self.names} - {*self.rate_factors.get(task, {})})
+
+    @property
     def run_dir(self) -> Path:
         """Of the table; its cells lie below."""
         return next(iter(self.experiments.values())).run.dir
@@ -168,6 +209,8 @@ class Table(Section):
         given = merged(self.experiment, changes)
         if variant is not None:
             given = {**merged(given, self.variants[variant]), "systems": [METHOD]}
+        if factors := self._factors_of(task, variant):
+            given = merged(given, {"distill": {"rate_factors": factors}})
         own = changes.get("task", {})
         name = own.get("name", task)
         path = own.get("path", None if self.data is None else f"{self.data}/{name}")
@@ -179,6 +222,13 @@ class Table(Section):
             return parse_experiment(given)
         except UserError as error:
             raise ValueError(f"{f'variants.{variant}' if variant else f'tasks.{task}'}: {error}") from None
+
+    def _factors_of(self, task: str, variant: str | None) -> dict[str, float]:
+        """By the names that systems have in an experiment, where a variant is RefBERT."""
+        found = self.rate_factors.get(task, {})
+        if variant is not None:
+            return {METHOD: found[variant]} if variant in found else {}
+        return {name: factor for name, factor in found.items() if name in SYSTEMS}
 
     def _cell(self, task: str, seed: int, variant: str | None) -> Cell:
         exp = self.experiment_of(task, variant)
@@ -244,6 +294,21 @@ def _check_variant(variant: str, changes: Mapping[str, Any]) -> None:
                 f"variants.{variant} sets {field}, which all systems of a table share; a variant may set fields of "
                 f"{VARIED} only"
             )
+
+
+def _require_known(field: str, given: Iterable[str], known: Iterable[str], what: str = "systems") -> None:
+    """Raise ValueError for a name that the table does not have."""
+    names = tuple(known)
+    for name in given:
+        if name not in names:
+            raise ValueError(
+                f"{field} names '{name}', which is not among the table's {what} ({', '.join(names)})"
+                f"{did_you_mean(name, names)}; add it to {what}, or take it away"
+            )
+
+
+def _holds_out(exp: Experiment) -> bool:
+    return exp.task is not None and exp.task.held_out > 0.0
 
 
 def _check_name(field: str, name: str) -> None:

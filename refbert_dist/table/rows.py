@@ -14,7 +14,7 @@ from refbert_dist.cache.models import TRAINING_VERSION
 from refbert_dist.config import Experiment
 from refbert_dist.errors import UserError
 from refbert_dist.rundir import MAY_CHANGE
-from refbert_dist.table.config import Table, variant_of
+from refbert_dist.table.config import METHOD, Table, variant_of
 from refbert_dist.tracking.files import locked
 
 UNTIL = "distill.general.until"
@@ -26,6 +26,7 @@ UNIMPORTANT = (
     "task.path",
     "task.title",
     "distill.seed",
+    "distill.rate_factors",
 )
 """Settings that do not change a score, or by which the rows of a table differ."""
 NAMES = (("teacher", "model"), ("corpus", "path"), ("student", "init"))
@@ -87,8 +88,8 @@ NEEDED = ("seed", "n", "score")
 """Numbers that every row has."""
 
 
-def settings_key(exp: Experiment) -> str:
-    """Fingerprint of what decides the scores of an experiment, but for the seed of the students.
+def settings_key(exp: Experiment, system: str) -> str:
+    """Fingerprint of what decides the scores of a system of an experiment, but for the seed of the students.
 
     Defaults are left out, so that a setting that is added later leaves the fingerprints of older rows as they are.
     """
@@ -102,6 +103,9 @@ def settings_key(exp: Experiment) -> str:
         for parent in parents:
             place = place.get(parent, {})
         place.pop(leaf, None)
+    factor = {str(name): own for name, own in exp.distill.rate_factors.items()}.get(system, 1.0)
+    if factor != 1.0:
+        kept["rate_factor"] = factor
     return recipe_key("table-row", {"version": TRAINING_VERSION, **{name: kept[name] for name in kept if kept[name]}})
 
 
@@ -167,20 +171,26 @@ def _text(rows: Iterable[Row]) -> str:
 def own_rows(table: Table) -> list[Row]:
     """The rows of a table's CSV file that are of its title, tasks and variants, wherever they were made.
 
-    Raises UserError where some of them were made with other settings, or the file is of another kind.
+    Of a task whose rates are not chosen there are none. Raises UserError where some of them were made with other
+    settings, or the file is of another kind.
     """
-    keys = {
-        (task, variant): settings_key(table.experiment_of(task, variant))
+    experiments = {
+        (task, variant): table.experiment_of(task, variant)
         for task in table.tasks
+        if task not in table.undecided
         for variant in (None, *table.variants)
     }
     mine = [
         row
         for row in read_rows(table.csv_path)
-        if row.title == table.title and (row.task, variant_of(row.system)) in keys
+        if row.title == table.title and (row.task, variant_of(row.system)) in experiments
     ]
+    keys: dict[tuple[str, str], str] = {}
+    for task, system in {(row.task, row.system) for row in mine}:
+        variant = variant_of(system)
+        keys[task, system] = settings_key(experiments[task, variant], METHOD if variant else system)
     for row in mine:
-        _require_settings(table, row, keys[row.task, variant_of(row.system)])
+        _require_settings(table, row, keys[row.task, row.system])
     return mine
 
 

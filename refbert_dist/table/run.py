@@ -13,7 +13,7 @@ from refbert_dist.config import Experiment, to_yaml
 from refbert_dist.costs.budget import training_gflop
 from refbert_dist.data.tokens import parts, tokens_artifact
 from refbert_dist.errors import UserError
-from refbert_dist.rundir import EXPERIMENT, MAY_CHANGE, TABLE, is_in_use, require_same, stored_experiment, take_on
+from refbert_dist.rundir import EXPERIMENT, TABLE, check_takes_on, is_in_use, stored_experiment, take_on
 from refbert_dist.table.config import Cell, Table
 from refbert_dist.table.rows import Row, add_rows, own_rows, settings_key
 from refbert_dist.tracking.files import read_json_or_none
@@ -36,11 +36,10 @@ def check(table: Table) -> None:
                 pipeline.check(table.experiment_of(task, variant), TARGETS)
             except UserError as error:
                 raise UserError(f"tasks.{task}{f', variants.{variant}' if variant else ''}: {error}") from None
-    for cell in table.cells:
+    for cell in settled(table):
         folder = cell.experiment.run.dir
         if (folder / EXPERIMENT).exists():
-            may_change = (*MAY_CHANGE, "systems")
-            require_same("experiment", folder, stored_experiment(folder), cell.experiment, may_change)
+            check_takes_on(stored_experiment(folder), cell.experiment)
     own_rows(table)
 
 
@@ -50,8 +49,13 @@ def begin(table: Table) -> None:
     make_folder(table.run_dir)
     write_text(table.run_dir / TABLE, to_yaml(table))
     write_provenance(table.run_dir)
-    for cell in table.cells:
+    for cell in settled(table):
         take_on(cell.experiment)
+
+
+def settled(table: Table) -> list[Cell]:
+    """The cells of tasks whose rates are known."""
+    return [cell for cell in table.cells if cell.task not in table.undecided]
 
 
 def is_done(cell: Cell) -> bool:
@@ -99,7 +103,6 @@ def rows_of(table: Table, cell: Cell) -> list[Row]:
         "student": f"{exp.student.layers} x {exp.student.hidden}",
         "corpus": Path(exp.corpus.path).name if exp.corpus else "",
         "train": tokens_artifact(exp, "train").manifest()["samples"] if there else None,
-        "settings": settings_key(exp),
         "data": _data(exp) if there else "",
         "commit": _commit(exp.run.dir),
     }
@@ -109,6 +112,7 @@ def rows_of(table: Table, cell: Cell) -> list[Row]:
     for result in results:
         system = result["system"]
         own: dict[str, Any] = {"system": cell.row_name(system), "seed": cell.seed_of(system)}
+        own["settings"] = settings_key(exp, system)
         own |= {name: result[name] for name in ("metric", "score", "n")}
         own |= {name: result.get(name) for name in ("references", "params", "steps", "samples", "seconds")}
         rows.append(Row(**common, **own, gflop=gflop[system]))

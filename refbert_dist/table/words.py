@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from refbert_dist.table.choice import best, held_out_scores
 from refbert_dist.table.config import METHOD, variant_of
 from refbert_dist.table.estimates import Estimate
 from refbert_dist.table.statistics import LEVEL, RESAMPLES
@@ -57,6 +58,8 @@ def parts(found: Summary) -> Iterator[Part]:
     ]
     if compared:
         yield _differences(found, "Variants against each other", "In points, same seeds", compared)
+    if found.table.choose:
+        yield _rates(found)
     yield _details(found)
     yield _budgets(found)
 
@@ -187,6 +190,30 @@ def _details(found: Summary) -> Part:
             shown = DASH if share is None else f"{100 * share.value:.1f} %"
             rows.append([task, found.label(system), ", ".join(each), str(len(score.points)), shown])
     return Part("Every metric", "In points.", ["task", "system", "metrics", "seeds", "of the teacher"], rows)
+
+
+def _rates(found: Summary) -> Part:
+    """How each student's rate was chosen."""
+    choose = found.table.choose
+    assert choose
+    labels = {variant_of(system) or system: found.label(system) for system in found.students}
+    rows = [
+        [task, labels.get(name, name), *(_held_out_score(by_rate, rate) for rate in choose.rates)]
+        for (task, name), by_rate in held_out_scores(found.table).items()
+    ]
+    words = (
+        f"Score in points on {100 * choose.held_out:g} % of the training rows, which were held out from teacher, "
+        "students and references, by the factor on the rates of the task stage; mean over "
+        f"{len(choose.seeds)} seed{'s' if len(choose.seeds) > 1 else ''}. In brackets the rate that was taken."
+    )
+    return Part("Rates", words, ["task", "system", *(f"x {rate:g}" for rate in choose.rates)], rows)
+
+
+def _held_out_score(by_rate: Mapping[float, float], rate: float) -> str:
+    if rate not in by_rate:
+        return DASH
+    score = f"{100 * by_rate[rate]:.1f}"
+    return f"[{score}]" if rate == best(by_rate) else score
 
 
 def _budgets(found: Summary) -> Part:

@@ -12,7 +12,7 @@ from refbert_dist.config import SYSTEMS, to_yaml
 from refbert_dist.config.reference import table
 from refbert_dist.errors import UserError
 from refbert_dist.table import run
-from refbert_dist.table.config import Table, is_table_file, load_table, stored_table
+from refbert_dist.table.config import Choose, Table, is_table_file, load_table, stored_table
 
 
 def test_a_cell_is_an_experiment_with_the_students_that_have_its_seed(tmp_path: Path) -> None:
@@ -156,7 +156,26 @@ def test_a_directory_keeps_what_it_holds(tmp_path: Path) -> None:
         run.begin(load_table(table_file(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"choose": {"rates": [1]}}, "choose.rates"),
+        ({"choose": {"rates": [1, 2, 1]}}, "choose.rates is .*which has one twice; name each once"),
+        ({"choose": {"rates": [1, 2], "seeds": 0}}, "choose.seeds is 0; give a number of seeds"),
+        (
+            {"choose": {"rates": [1, 2]}, "tasks": {"MRPC": {"task.held_out": 0.2}}},
+            "choose is given but tasks.MRPC has a task.held_out, which choose sets itself; take one of them away",
+        ),
+        ({"rate_factors": {"MRCP": {}}}, "rate_factors names 'MRCP', which is not among the table's tasks"),
+        ({"rate_factors": {"MRPC": {"refbrt": 2}}}, "rate_factors.MRPC names 'refbrt', .* did you mean"),
+    ],
+)
+def test_wrong_choices_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_table(table_file(tmp_path, **changes))
+
+
 def test_every_field_is_in_the_docs() -> None:
     page = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
-    expected = table(Table)
-    assert expected in page, f"put this table into docs/tables.md:\n{expected}"
+    for expected in (table(Table), table(Choose, prefix="choose.")):
+        assert expected in page, f"put this table into docs/tables.md:\n{expected}"

@@ -119,13 +119,25 @@ def test_a_variant_has_settings_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_what_decides_a_score_is_in_the_fingerprint(tmp_path: Path, override: str, counts: bool) -> None:
-    same = settings_key(tiny_experiment(tmp_path)) == settings_key(tiny_experiment(tmp_path, override))
+    same = settings_key(tiny_experiment(tmp_path), "refbert") == settings_key(
+        tiny_experiment(tmp_path, override), "refbert"
+    )
     assert same is not counts
+
+
+def test_a_rate_of_its_own_counts_for_its_system_alone(tmp_path: Path) -> None:
+    usual = tiny_experiment(tmp_path)
+    changed = tiny_experiment(tmp_path, "distill.rate_factors={refbert: 2, tinybert: 1}")
+    assert settings_key(usual, "refbert") != settings_key(changed, "refbert")
+    for other in ("tinybert", "teacher", "random"):
+        assert settings_key(usual, other) == settings_key(changed, other)
 
 
 def test_a_folder_that_was_moved_has_the_fingerprint_that_it_had(tmp_path: Path) -> None:
     here, there = (
-        settings_key(tiny_experiment(tmp_path, f"corpus.path={folder}/wiki.txt", f"teacher.model={folder}/bert"))
+        settings_key(
+            tiny_experiment(tmp_path, f"corpus.path={folder}/wiki.txt", f"teacher.model={folder}/bert"), "refbert"
+        )
         for folder in ("a", "b/c")
     )
     assert here == there
