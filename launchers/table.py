@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,25 +50,20 @@ def run_table(path: Path, overrides: Iterable[str], where: Where) -> None:
     could be done is done nevertheless.
     """
     table, profile = decide(load_table(path, overrides)), load_profile(where.on)
-    choice = choice_of(table)
     if where.dry_run:
-        for each in (choice, table):
+        for each in (choice_of(table), table):
             if each:
                 _show_plan(each, profile, Console())
         return
-    run.begin(table)
-    refused: list[str] = []
-    conflicts: list[str] = []
-    if choice:
-        run.begin(choice)
-        _run_cells(choice, profile, where, refused, conflicts)
-        table = decide(table)
-        run.begin(table)
-    _run_cells(table, profile, where, refused, conflicts)
-    _show(table)
-    if refused:
-        raise RefusedError("; ".join(refused))
-    if conflicts:
+    work = _Work(table)
+    if isinstance(profile, SlurmProfile):
+        _submit(work, profile, where)
+    else:
+        _run_here(work, where)
+    _show(work.table)
+    if work.refused:
+        raise RefusedError("; ".join(work.refused.values()))
+    if conflicts := work.conflicts:
         more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
         raise RefusedError(
             f"csv is '{table.csv_path}', which keeps the scores that stand in it: {conflicts[0]}{more}; remove such "
@@ -76,37 +71,73 @@ def run_table(path: Path, overrides: Iterable[str], where: Where) -> None:
         )
 
 
-def _run_cells(table: Table, profile: Profile, where: Where, refused: list[str], conflicts: list[str]) -> None:
-    """Run or submit what is missing, and add the rows of what is done."""
-    work = _submit(table, profile, where) if isinstance(profile, SlurmProfile) else _run_here(table, where)
-    refused += work.values()
-    conflicts += [line for cell in run.settled(table) if run.is_done(cell) for line in run.collect(table, cell)]
+class _Work:
+    """A table, the one on whose scores its rates are chosen, and what came of their cells so far."""
+
+    def __init__(self, table: Table) -> None:
+        """Check everything, and note the tables in their run directories."""
+        self.table = table
+        self.refused: dict[str, str] = {}
+        """By task why some of its cells could not be done; after a failure the rest of the task is left alone."""
+        self.conflicts: list[str] = []
+        self._choice = choice_of(table)
+        self._collected: set[Path] = set()
+        for each in self._tables:
+            run.begin(each)
+        self.advance()
+
+    @property
+    def _tables(self) -> tuple[Table, ...]:
+        return (self._choice, self.table) if self._choice else (self.table,)
+
+    def advance(self) -> None:
+        """Add the rows of cells that are done now, by whatever command, and settle what these decide."""
+        for table in self._tables:
+            for cell in run.settled(table):
+                if cell.experiment.run.dir not in self._collected and run.is_done(cell):
+                    self.conflicts += run.collect(table, cell)
+                    self._collected.add(cell.experiment.run.dir)
+        decided = decide(self.table)
+        if decided.rate_factors != self.table.rate_factors:
+            run.begin(decided)
+            self.table = decided
+
+    def left(self) -> list[Cell]:
+        """Cells that can be run but are not done; those that decide something come first."""
+        return [
+            cell
+            for table in self._tables
+            for cell in run.settled(table)
+            if cell.task not in self.refused and not run.is_done(cell)
+        ]
+
+    def announce(self, cell: Cell) -> None:
+        """Say what is begun."""
+        table = next(each for each in self._tables if cell.task in each.tasks)
+        number = 1 + [each.name for each in table.cells].index(cell.name)
+        of = f"{len(table.cells)} held out" if table is self._choice else str(len(table.cells))
+        typer.echo(f"cell {number} of {of}: {cell.name}, {', '.join(cell.experiment.systems)}", err=True)
 
 
-def _run_here(table: Table, where: Where) -> dict[str, str]:
-    """Run what is missing, beside other commands that do the same; returns by task why some could not be done.
-
-    After a failure the rest of the task is left alone.
-    """
-    refused: dict[str, str] = {}
-    while cell := _next(table, refused):
-        _announce(table, cell)
+def _run_here(work: _Work, where: Where) -> None:
+    """Run what is missing, beside other commands that do the same."""
+    while cell := _next(work):
+        work.announce(cell)
         try:
             execute(cell.experiment, run.TARGETS, Where(where.on))
-            run.collect(table, cell)
         except InUseError:
             # Another command was quicker.
             continue
         except RefusedError as error:
-            refused[cell.task] = f"{cell.name} is not done: {error}"
-    return refused
+            work.refused[cell.task] = f"{cell.name} is not done: {error}"
+        work.advance()
 
 
-def _next(table: Table, refused: Container[str]) -> Cell | None:
+def _next(work: _Work) -> Cell | None:
     """The next cell to run, once there is one that need not wait for others; None when all is done."""
     waited_for: list[str] = []
     with watching_signals():
-        while left := [cell for cell in run.settled(table) if cell.task not in refused and not run.is_done(cell)]:
+        while left := work.left():
             if cell := run.next_cell(left):
                 # Another command may have done it since ``left`` was made; now nobody is at work on it.
                 if not run.is_done(cell):
@@ -118,36 +149,34 @@ def _next(table: Table, refused: Container[str]) -> Cell | None:
                 typer.echo(f"waiting for {', '.join(others)}, where another command is at work", err=True)
             waited_for = others
             time.sleep(POLL_S)
+            work.advance()
     return None
 
 
-def _submit(table: Table, profile: SlurmProfile, where: Where) -> dict[str, str]:
-    """Submit what is missing; returns by task why some could not be done."""
+def _submit(work: _Work, profile: SlurmProfile, where: Where) -> None:
+    """Submit what is missing; with ``--wait`` also what is settled by that."""
     from launchers.cluster.launch import launch, wait
 
-    refused: dict[str, str] = {}
     others: list[tuple[Experiment, Live]] = []
-    left = [cell for cell in run.settled(table) if not run.is_done(cell)]
-    for cell in left:
-        if cell.task in refused:
-            continue
-        _announce(table, cell)
-        try:
-            others.append((cell.experiment, launch(cell.experiment, run.TARGETS, profile, Console(), others)))
-        except RefusedError as error:
-            refused[cell.task] = f"{cell.name} is not done: {error}"
-    for cell in left if where.wait else ():
-        try:
-            wait(cell.experiment, run.TARGETS)
-        except RefusedError as error:
-            refused.setdefault(cell.task, f"{cell.name} is not done: {error}")
-    return refused
-
-
-def _announce(table: Table, cell: Cell) -> None:
-    number = 1 + [each.name for each in table.cells].index(cell.name)
-    systems = ", ".join(cell.experiment.systems)
-    typer.echo(f"cell {number} of {len(table.cells)}: {cell.name}, {systems}", err=True)
+    tried: set[Path] = set()
+    while left := [cell for cell in work.left() if cell.experiment.run.dir not in tried]:
+        tried |= {cell.experiment.run.dir for cell in left}
+        for cell in left:
+            if cell.task in work.refused:
+                continue
+            work.announce(cell)
+            try:
+                others.append((cell.experiment, launch(cell.experiment, run.TARGETS, profile, Console(), others)))
+            except RefusedError as error:
+                work.refused[cell.task] = f"{cell.name} is not done: {error}"
+        if not where.wait:
+            break
+        for cell in left:
+            try:
+                wait(cell.experiment, run.TARGETS)
+            except RefusedError as error:
+                work.refused.setdefault(cell.task, f"{cell.name} is not done: {error}")
+        work.advance()
 
 
 def _show(table: Table) -> None:

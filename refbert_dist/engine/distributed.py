@@ -32,11 +32,13 @@ def process_group(timeout_s: int) -> Iterator[World]:
     """Join the processes named by the environment (one alone if it names none) and wait for all of them at the end.
 
     DeepSpeed remembers the first process group it sees, so a process that runs several stages keeps that one; it is
-    left when the process ends.
+    left when the process ends. Raises UserError where there are more processes than GPUs.
     """
     if "RANK" not in os.environ:
         os.environ.update(rendezvous(rank=0, size=1, port=free_port(), local_rank=0))
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        _require_device(World.from_environment())
+    else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
@@ -49,6 +51,16 @@ def process_group(timeout_s: int) -> Iterator[World]:
         torch.cuda.set_device(world.local_rank)
     yield world
     torch.distributed.barrier()
+
+
+def _require_device(world: World) -> None:
+    count = torch.cuda.device_count()
+    if world.local_rank >= count:
+        raise UserError(
+            f"launch.processes asks for more than {count} processes, but this machine has {count} GPU"
+            f"{'s' if count > 1 else ''}, one for each; set launch.processes={count}, or CUDA_VISIBLE_DEVICES= to "
+            "train on the CPU"
+        )
 
 
 def _skip_build() -> None:

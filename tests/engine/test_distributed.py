@@ -208,6 +208,16 @@ def test_bf16_that_the_device_only_emulates_is_refused(monkeypatch: pytest.Monke
         training_engine(network(), OPTIM, EngineConfig(precision="bf16"), 1)
 
 
+def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    words = r"this machine has 1 GPU, one for each; set launch\.processes=1, or CUDA_VIS"
+    with pytest.raises(UserError, match=words), process_group(60):
+        pass
+
+
 def test_the_inference_engine_answers_as_the_module_in_evaluation_mode() -> None:
     module = nn.Sequential(nn.Linear(5, 5), nn.Dropout(0.5)).to(device_of(World(0, 1, 0))).train()
     given = torch.randn(4, 5, device=device_of(World(0, 1, 0)))
