@@ -16,6 +16,7 @@ from launchers.watch.run_status import ENDED_BADLY, status
 from launchers.watch.stage_states import State
 from launchers.watch.status import STYLES, how_far
 from refbert_dist.rundir import EXPERIMENT, started_in
+from refbert_dist.table.choice import all_cells
 from refbert_dist.table.config import Cell, stored_table
 from refbert_dist.table.run import is_done
 
@@ -39,7 +40,7 @@ class CellStatus:
 def show_table_status(run_dir: Path, as_json: bool, console: Console) -> None:
     """Print a line for each cell; or everything as JSON: ``run_dir``, ``state``, ``cells`` as :class:`CellStatus`."""
     with contextlib.chdir(started_in(run_dir)):
-        cells = [_status(cell) for cell in stored_table(run_dir).cells]
+        cells = [_status(cell) for cell in all_cells(stored_table(run_dir))]
     state = min((cell.state for cell in cells), key=ORDER.index)
     if as_json:
         found = {"run_dir": str(run_dir), "state": state, "cells": [asdict(cell) for cell in cells]}
@@ -59,7 +60,7 @@ def show_table_status(run_dir: Path, as_json: bool, console: Console) -> None:
 
 def begun_cells(run_dir: Path) -> list[Path]:
     """Run directories of the cells that were started."""
-    folders = [cell.experiment.run.dir for cell in stored_table(run_dir).cells]
+    folders = [cell.experiment.run.dir for cell in all_cells(stored_table(run_dir))]
     return [folder for folder in folders if (folder / EXPERIMENT).exists()]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from refbert_dist.config import parse_model
 from refbert_dist.config.load import apply_overrides
-from refbert_dist.table.config import Table, variant_of
+from refbert_dist.table.config import Cell, Table, variant_of
 from refbert_dist.table.rows import own_rows
 
 FOLDER = "choice"
@@ -41,6 +41,12 @@ def choice_of(table: Table) -> Table | None:
     }
     folder = json.dumps(str(table.run_dir / FOLDER))
     return parse_model(Table, apply_overrides(data, [f"experiment.run.dir={folder}"]))
+
+
+def all_cells(table: Table) -> tuple[Cell, ...]:
+    """The cells of a table, behind those on whose scores its rates are chosen."""
+    choice = choice_of(table)
+    return (*(choice.cells if choice else ()), *table.cells)
 
 
 def place(task: str, rate: float) -> str:

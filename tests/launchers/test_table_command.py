@@ -16,13 +16,17 @@ import yaml
 from tables import fabricate, finish, table_file
 
 import launchers.table
+from launchers.cluster import launch
 from launchers.execute import execute
+from launchers.options import Where
+from launchers.profile import SlurmProfile
 from refbert_dist import pipeline
 from refbert_dist.artifacts import make_folder
 from refbert_dist.config.schema import RunConfig
 from refbert_dist.errors import RefusedError, StoppedError
 from refbert_dist.rundir import LOCK
 from refbert_dist.table import run
+from refbert_dist.table.choice import all_cells, choice_of, decide
 from refbert_dist.table.config import Cell, load_table
 from refbert_dist.table.rows import read_rows
 
@@ -125,6 +129,63 @@ def _rows_tell_the_budget(place: Place) -> None:
     assert (teacher.steps, teacher.samples, teacher.train) == (4, 60, 60)
     assert 0 < (tinybert.gflop or 0) < (refbert.gflop or 0)
     assert len({row.settings for row in rows.values()}) == len({row.data for row in rows.values()}) == 1
+
+
+def test_rates_are_chosen_before_anything_is_scored_on_dev(place: Place, refbert: Refbert) -> None:
+    given = ("choose={rates: [1, 8], held_out: 0.2}", "seeds=1", "csv=null")
+    place.fails["MRPC-x8-seed0"] = RefusedError("something is wrong")
+    code, out, err = place.run(*given)
+    assert code == 1 and place.ran == ["MRPC-x1-seed0", "MRPC-x8-seed0"]
+    assert "cell 2 of 2 held out: MRPC-x8-seed0, refbert, tinybert" in err
+    assert "MRPC-x8-seed0 is not done: something is wrong" in err
+    assert f"the rates for MRPC are not chosen yet: see {place.run_dir / 'choice'}" in out and "no cell is done" in out
+    statuses = json.loads(refbert("status", place.run_dir, "--json")[1])
+    assert [cell["state"] for cell in statuses["cells"]] == ["done", "to run", "to run"]
+
+    place.fails.clear()
+    code, out, err = place.run(*given)
+    assert code == 0, err
+    assert place.ran == ["MRPC-x8-seed0", "MRPC-seed0"]
+    assert "## Rates" in out and "1 of 1 cells are done" in out
+    rows = read_rows(place.csv)
+    assert {(row.title, row.task) for row in rows} == {
+        *(("small, held out", "MRPC-x1"), ("small, held out", "MRPC-x8"), ("small", "MRPC"))
+    }
+    assert {(row.task == "MRPC", row.n) for row in rows} == {(False, 12), (True, 200)}
+    for system in ("refbert", "tinybert"):
+        means = {
+            factor: sum(row.score for row in rows if (row.task, row.system) == (f"MRPC-x{factor}", system))
+            for factor in (1, 8)
+        }
+        own = yaml.safe_load((place.run_dir / "cells" / "MRPC-seed0" / "experiment.yaml").read_text())["distill"]
+        assert own["rate_factors"][system] == max(means, key=lambda factor: means[factor])
+    assert place.run(*given)[0] == 0 and place.ran == []
+    assert "done, 3 of 3 cells done" in refbert("status", place.run_dir)[1]
+    assert "2 cells" in (place.run_dir / "choice" / "report.html").read_text(encoding="utf-8")
+
+    code, out, _ = place.run(*given, "--dry-run", "seeds=2")
+    assert code == 0 and "2 cells in" in out and "MRPC-seed1" in out
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_jobs_of_final_cells_wait_for_the_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: bool) -> None:
+    table = load_table(table_file(tmp_path, choose={"rates": [1, 2], "held_out": 0.2}, seeds=1))
+    for each in (choice_of(table), table):
+        assert each
+        for task, exp in each.experiments.items():
+            pipeline.run(exp.model_copy(update={"run": RunConfig(dir=tmp_path / f"for-{task}")}), ["prepare"])
+    submitted: list[str] = []
+
+    def wait(exp: Any, targets: Any) -> None:
+        finish(next(cell for cell in all_cells(decide(table)) if cell.experiment.run.dir == exp.run.dir))
+
+    monkeypatch.setattr(launch, "launch", lambda exp, *_: submitted.append(exp.run.dir.name))
+    monkeypatch.setattr(launch, "wait", wait)
+    work = launchers.table._Work(table)
+    launchers.table._submit(work, SlurmProfile(cluster="slurm"), Where("slurm", wait=stays))
+    held_out = ["MRPC-x1-seed0", "MRPC-x2-seed0"]
+    assert submitted == [*held_out, *(["MRPC-seed0"] if stays else [])]
+    assert work.table.undecided == (() if stays else ("MRPC",)) and not work.refused
 
 
 def test_a_cell_that_fails_leaves_the_other_tasks_to_be_run(place: Place) -> None:
