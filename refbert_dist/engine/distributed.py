@@ -149,6 +149,9 @@ def training_engine(module: torch.nn.Module, optim: OptimConfig, config: EngineC
             "steps_per_print": sys.maxsize,
         },
     )
+    if not config.zero_stage and engine.dp_world_size == 1:
+        # There is nothing to sum, but every gradient would be copied into a bucket and back.
+        engine.enable_backward_allreduce = False
     return engine
 
 

@@ -208,6 +208,20 @@ def test_bf16_that_the_device_only_emulates_is_refused(monkeypatch: pytest.Monke
         training_engine(network(), OPTIM, EngineConfig(precision="bf16"), 1)
 
 
+def test_a_process_alone_does_not_reduce_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, plain = engine_of(network(), 0), engine_of(network(), 0)
+    plain.enable_backward_allreduce = True
+    advance(plain, range(3))
+
+    def reduce(*_: Any, **__: Any) -> None:
+        raise AssertionError("gradients are copied into a bucket and back")
+
+    monkeypatch.setattr(engine, "buffered_allreduce_fallback", reduce)
+    advance(engine, range(3))
+    expected, found = weights_of(plain), weights_of(engine)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
