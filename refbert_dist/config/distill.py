@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from refbert_dist.config.section import Fraction, NonNegative, Positive, Rate, Section
 from refbert_dist.config.systems import SystemName
@@ -103,8 +103,17 @@ class DistillConfig(Section):
     def optim(self, phase: Literal["intermediate", "prediction"], system: SystemName) -> OptimConfig:
         """Optimisation of ``system`` in a phase of the task stage."""
         common: OptimConfig = getattr(self, phase)
-        factor = self.rate_factors.get(system, 1.0)
-        return common.model_copy(update={"learning_rate": factor * common.learning_rate})
+        return common.model_copy(update={"learning_rate": self.rate_factor(system) * common.learning_rate})
+
+    def rate_factor(self, system: str) -> float:
+        """Of a system, or of anything else that has scores, the teacher for one."""
+        return next((factor for name, factor in self.rate_factors.items() if name == system), 1.0)
+
+    @field_validator("rate_factors")
+    @classmethod
+    def _without_ones(cls, given: dict[SystemName, float]) -> dict[SystemName, float]:
+        """So that what changes nothing makes no other experiment."""
+        return {name: factor for name, factor in given.items() if factor != 1.0}
 
     @model_validator(mode="after")
     def _padding_can_count(self) -> DistillConfig:

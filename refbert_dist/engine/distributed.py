@@ -57,9 +57,8 @@ def _require_device(world: World) -> None:
     count = torch.cuda.device_count()
     if world.local_rank >= count:
         raise UserError(
-            f"launch.processes asks for more than {count} processes, but this machine has {count} GPU"
-            f"{'s' if count > 1 else ''}, one for each; set launch.processes={count}, or CUDA_VISIBLE_DEVICES= to "
-            "train on the CPU"
+            f"process {world.local_rank + 1} of this machine has no GPU: torch sees {count}, one for each process; set "
+            f"launch.processes={count}, or CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
 
 

@@ -75,7 +75,7 @@ def held_out_scores(table: Table) -> dict[tuple[str, str], dict[float, float]]:
 
 
 def decide(table: Table) -> Table:
-    """The table with the rates that its held-out rows have chosen; without any where some of them are missing."""
+    """The table with the rates that its held-out rows have chosen, of students whose rows are all there."""
     if not table.choose:
         return table
     chosen: dict[str, dict[str, float]] = {}

@@ -103,8 +103,7 @@ def settings_key(exp: Experiment, system: str) -> str:
         for parent in parents:
             place = place.get(parent, {})
         place.pop(leaf, None)
-    factor = {str(name): own for name, own in exp.distill.rate_factors.items()}.get(system, 1.0)
-    if factor != 1.0:
+    if (factor := exp.distill.rate_factor(system)) != 1.0:
         kept["rate_factor"] = factor
     return recipe_key("table-row", {"version": TRAINING_VERSION, **{name: kept[name] for name in kept if kept[name]}})
 

@@ -227,7 +227,7 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    words = r"this machine has 1 GPU, one for each; set launch\.processes=1, or CUDA_VIS"
+    words = r"process 2 of this machine has no GPU: torch sees 1, .*; set launch\.processes=1, or CUDA_VIS"
     with pytest.raises(UserError, match=words), process_group(60):
         pass
 

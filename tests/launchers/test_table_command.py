@@ -158,7 +158,7 @@ def test_rates_are_chosen_before_anything_is_scored_on_dev(place: Place, refbert
             for factor in (1, 8)
         }
         own = yaml.safe_load((place.run_dir / "cells" / "MRPC-seed0" / "experiment.yaml").read_text())["distill"]
-        assert own["rate_factors"][system] == max(means, key=lambda factor: means[factor])
+        assert own["rate_factors"].get(system, 1) == max(means, key=lambda factor: means[factor])
     assert place.run(*given)[0] == 0 and place.ran == []
     assert "done, 3 of 3 cells done" in refbert("status", place.run_dir)[1]
     assert "2 cells" in (place.run_dir / "choice" / "report.html").read_text(encoding="utf-8")

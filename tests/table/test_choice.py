@@ -38,7 +38,7 @@ def with_held_out_rows(root: Path, left_out: tuple[str, int] | None = None, **ch
     other.mkdir()
     pattern = read_rows(fabricate(table_file(other)).csv_path)[0]
     for cell in choice.cells:
-        rate = next(iter(cell.experiment.distill.rate_factors.values()))
+        rate = cell.experiment.distill.rate_factor(cell.experiment.systems[0])
         for system in cell.experiment.systems:
             if not (name := cell.row_name(system)) or (name, cell.seed) == left_out:
                 continue
@@ -59,7 +59,7 @@ def test_every_student_is_held_out_at_every_rate(tmp_path: Path) -> None:
         exp = cell.experiment
         assert exp.task and exp.task.name == "MRPC" and exp.task.held_out == 0.2
         rate = {"MRPC-x1": 1, "MRPC-x2": 2, "MRPC-x0_5": 0.5}[cell.task]
-        assert {system: exp.distill.rate_factors[system] for system in exp.systems} == dict.fromkeys(exp.systems, rate)
+        assert [exp.distill.rate_factor(system) for system in exp.systems] == [rate] * len(exp.systems)
     assert choice_of(load_table(table_file(tmp_path))) is None
 
 
@@ -72,7 +72,7 @@ def test_each_student_takes_its_best_rate(tmp_path: Path) -> None:
     assert found.rate_factors == {"MRPC": {"refbert": 1, "tinybert": 2, "one": 0.5}}
     assert found.undecided == () and run.settled(found) == list(found.cells)
     factors = {cell.name: cell.experiment.distill.rate_factors for cell in found.cells if cell.seed == 0}
-    assert factors == {"MRPC-seed0": {"refbert": 1, "tinybert": 2}, "MRPC-seed0-one": {"refbert": 0.5}}
+    assert factors == {"MRPC-seed0": {"tinybert": 2}, "MRPC-seed0-one": {"refbert": 0.5}}
     exp = found.experiments["MRPC"]
     assert exp.task and not exp.task.held_out
     usual = exp.distill.prediction.learning_rate
@@ -109,3 +109,13 @@ def test_a_cell_takes_on_a_system_with_its_rate_but_no_other_rate(tmp_path: Path
     changed = load_table(table_file(tmp_path, rate_factors={"MRPC": {"refbert": 4, "tinybert": 4}}))
     with pytest.raises(UserError, match=r"distill.rate_factors.refbert is 2.0 there and 4.0 here"):
         run.check(changed)
+
+
+def test_a_factor_of_one_changes_nothing(tmp_path: Path) -> None:
+    plain = load_table(table_file(tmp_path))
+    ones = load_table(table_file(tmp_path, rate_factors={"MRPC": {"refbert": 1, "tinybert": 1}}))
+    assert [cell.experiment for cell in ones.cells] == [cell.experiment for cell in plain.cells]
+    changed = load_table(
+        table_file(tmp_path, rate_factors={"MRPC": {"refbert": 1}}), ["distill.rate_factors={refbert: 3, tinybert: 2}"]
+    )
+    assert changed.experiments["MRPC"].distill.rate_factors == {"tinybert": 2}
