@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +90,12 @@ class _Work:
     def _tables(self) -> tuple[Table, ...]:
         return (self._choice, self.table) if self._choice else (self.table,)
 
-    def advance(self) -> None:
-        """Add the rows of cells that are done now, by whatever command, and settle what these decide."""
+    def advance(self) -> bool:
+        """Add the rows of cells that are done by now, by whatever command, and settle what these decide.
+
+        Returns whether there were any that had not been known to be done.
+        """
+        known = len(self._collected)
         for table in self._tables:
             for cell in run.settled(table):
                 if cell.experiment.run.dir not in self._collected and run.is_done(cell):
@@ -101,6 +105,7 @@ class _Work:
         if decided.rate_factors != self.table.rate_factors:
             run.begin(decided)
             self.table = decided
+        return len(self._collected) > known
 
     def left(self) -> list[Cell]:
         """Cells that can be run but are not done; those that decide something come first."""
@@ -111,20 +116,22 @@ class _Work:
             if cell.task not in self.refused and not run.is_done(cell)
         ]
 
-    def announce(self, cell: Cell) -> None:
+    def announce(self, cell: Cell, targets: Sequence[str] = run.TARGETS) -> None:
         """Say what is begun."""
         table = next(each for each in self._tables if cell.task in each.tasks)
         number = 1 + [each.name for each in table.cells].index(cell.name)
         of = f"{len(table.cells)} held out" if table is self._choice else str(len(table.cells))
-        typer.echo(f"cell {number} of {of}: {cell.name}, {', '.join(cell.experiment.systems)}", err=True)
+        what = ", ".join(cell.experiment.systems) if targets == run.TARGETS else "ahead of its turn: teacher and states"
+        typer.echo(f"cell {number} of {of}: {cell.name}, {what}", err=True)
 
 
 def _run_here(work: _Work, where: Where) -> None:
     """Run what is missing, beside other commands that do the same."""
-    while cell := _next(work):
-        work.announce(cell)
+    while found := _next(work):
+        cell, targets = found
+        work.announce(cell, targets)
         try:
-            execute(cell.experiment, run.TARGETS, Where(where.on))
+            execute(cell.experiment, targets, Where(where.on))
         except InUseError:
             # Another command was quicker.
             continue
@@ -133,15 +140,18 @@ def _run_here(work: _Work, where: Where) -> None:
         work.advance()
 
 
-def _next(work: _Work) -> Cell | None:
-    """The next cell to run, once there is one that need not wait for others; None when all is done."""
+def _next(work: _Work) -> tuple[Cell, tuple[str, ...]] | None:
+    """The next cell to run, and what for, once there is one that need not wait for others; None when all is done."""
     waited_for: list[str] = []
     with watching_signals():
-        while left := work.left():
-            if cell := run.next_cell(left):
+        while (left := work.left()) or work.advance():
+            if not left:
+                # What others have just ended may have settled further cells.
+                continue
+            if found := run.next_cell(left):
                 # Another command may have done it since ``left`` was made; now nobody is at work on it.
-                if not run.is_done(cell):
-                    return cell
+                if not run.is_done(found[0]):
+                    return found
                 continue
             others = [each.name for each in run.under_way(left)]
             # None, if they have ended since.

@@ -21,6 +21,8 @@ from refbert_dist.tracking.provenance import FILE_NAME, write_provenance
 
 TARGETS = ("evaluate",)
 """What a cell is run for: nothing is exported."""
+AHEAD = ("cache-task",)
+"""What a cell can be run for while another makes what all share, students of the general stage above all."""
 TEACHER = "teacher"
 COMMIT_DIGITS = 12
 
@@ -68,20 +70,27 @@ def under_way(cells: Iterable[Cell]) -> list[Cell]:
     return [cell for cell in cells if is_in_use(cell.experiment.run.dir)]
 
 
-def next_cell(cells: Sequence[Cell]) -> Cell | None:
-    """The first of unfinished cells that no command is at work on, nor on anything that it shares with others.
+def next_cell(cells: Sequence[Cell]) -> tuple[Cell, tuple[str, ...]] | None:
+    """An unfinished cell, and what to run it for: the first that nobody is at work on, nor on anything that it shares.
 
-    None where all of them have to wait.
+    Where all have to wait for others, one of which its task's own teacher and states can be made meanwhile. None where
+    there is nothing of the kind, either.
     """
     others = under_way(cells)
     taken = {cell.name for cell in others}
-    made = set[Path]().union(*map(_missing, others))
-    return next((cell for cell in cells if cell.name not in taken and made.isdisjoint(_missing(cell))), None)
+    made = set[Path]().union(*(_missing(cell, TARGETS) for cell in others))
+    for targets in (TARGETS, AHEAD):
+        for cell in cells:
+            if cell.name in taken or not pipeline.missing_stages(cell.experiment, targets):
+                continue
+            if made.isdisjoint(_missing(cell, targets)):
+                return cell, targets
+    return None
 
 
-def _missing(cell: Cell) -> set[Path]:
+def _missing(cell: Cell, targets: Iterable[str]) -> set[Path]:
     """What a cell would leave in the cache, for others as well."""
-    stages = pipeline.missing_stages(cell.experiment, TARGETS)
+    stages = pipeline.missing_stages(cell.experiment, targets)
     return set[Path]().union(*(pipeline.products(cell.experiment, stage.name) for stage in stages))
 
 

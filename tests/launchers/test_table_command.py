@@ -27,7 +27,7 @@ from refbert_dist.errors import RefusedError, StoppedError
 from refbert_dist.rundir import LOCK
 from refbert_dist.table import run
 from refbert_dist.table.choice import all_cells, choice_of, decide
-from refbert_dist.table.config import Cell, load_table
+from refbert_dist.table.config import Cell, Table, load_table
 from refbert_dist.table.rows import read_rows
 
 Refbert = Callable[..., tuple[int, str, str]]
@@ -172,8 +172,7 @@ def test_jobs_of_final_cells_wait_for_the_choice(tmp_path: Path, monkeypatch: py
     table = load_table(table_file(tmp_path, choose={"rates": [1, 2], "held_out": 0.2}, seeds=1))
     for each in (choice_of(table), table):
         assert each
-        for task, exp in each.experiments.items():
-            pipeline.run(exp.model_copy(update={"run": RunConfig(dir=tmp_path / f"for-{task}")}), ["prepare"])
+        prepared(each, tmp_path)
     submitted: list[str] = []
 
     def wait(exp: Any, targets: Any) -> None:
@@ -213,8 +212,7 @@ def at_work(cells: Sequence[Cell]) -> Iterator[None]:
 def test_cells_that_others_are_at_work_on_are_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     table = load_table(place.file)
     run.begin(table)
-    for task, exp in table.experiments.items():
-        pipeline.run(exp.model_copy(update={"run": RunConfig(dir=place.run_dir.parent / f"for-{task}")}), ["prepare"])
+    prepared(table, place.run_dir.parent)
     begun, ended = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -243,21 +241,66 @@ def test_cells_that_others_are_at_work_on_are_waited_for(place: Place, monkeypat
     assert len(place.rows()) == 5
 
 
+def prepared(table: Table, root: Path) -> None:
+    for task, exp in table.experiments.items():
+        pipeline.run(exp.model_copy(update={"run": RunConfig(dir=root / f"for-{task}")}), ["prepare"])
+
+
+TWO_TASKS = {"MRPC": {}, "short": {"task.name": "MRPC", "task.max_train": 20}}
+
+
 def test_a_cell_waits_for_what_another_one_makes(tmp_path: Path) -> None:
-    tasks = {"MRPC": {}, "short": {"task.name": "MRPC", "task.max_train": 20}}
-    table = load_table(table_file(tmp_path, tasks=tasks), ["corpus=null", f"cache.dir={tmp_path / 'cache'}"])
+    path = table_file(tmp_path, tasks=TWO_TASKS)
+    table = load_table(path, ["corpus=null", f"cache.dir={tmp_path / 'cache'}"])
     first, other_task, _, _ = table.cells
-    assert run.next_cell(table.cells) == first
+    assert run.next_cell(table.cells) == (first, run.TARGETS)
     with at_work([first]):
         # The tokens of dev are for both tasks.
         assert run.under_way(table.cells) == [first] and run.next_cell(table.cells) is None
-        for task, exp in table.experiments.items():
-            pipeline.run(exp.model_copy(update={"run": RunConfig(dir=tmp_path / f"for-{task}")}), ["prepare"])
-        assert run.next_cell(table.cells) == other_task
+        prepared(table, tmp_path)
+        assert run.next_cell(table.cells) == (other_task, run.TARGETS)
         with at_work([other_task]):
             # The teacher of each task is not fine-tuned yet.
             assert run.next_cell(table.cells) is None
-    assert run.next_cell(table.cells) == first
+    assert run.next_cell(table.cells) == (first, run.TARGETS)
+
+
+def test_what_is_a_tasks_own_is_made_while_another_command_makes_what_all_share(
+    place: Place, monkeypatch: pytest.MonkeyPatch, refbert: Refbert
+) -> None:
+    given = (f"tasks={json.dumps(TWO_TASKS)}", "seeds=1", "systems=[refbert]", f"cache.dir={place.run_dir / 'cache'}")
+    table = load_table(place.file, given)
+    first, other_task = table.cells
+    run.begin(table)
+    with at_work([first]):
+        prepared(table, place.run_dir)
+        # The student of the general stage is for both tasks.
+        assert run.next_cell(table.cells) == (other_task, run.AHEAD)
+        with at_work([other_task]):
+            assert run.next_cell(table.cells) is None
+
+    begun, ended = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with at_work([first]):
+            begun.set()
+            ended.wait(60)
+
+    def nap(_: float) -> None:
+        ended.set()
+        thread.join()
+
+    monkeypatch.setattr(launchers.table, "time", SimpleNamespace(sleep=nap))
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(60)
+    code, out, err = place.run(*given)
+    assert code == 0, err
+    assert place.ran == ["short-seed0", "MRPC-seed0", "short-seed0"] and "2 of 2 cells are done" in out
+    assert "cell 2 of 2: short-seed0, ahead of its turn: teacher and states" in err and "waiting for MRPC-seed0" in err
+    order = [line for line in err.splitlines() if line.startswith(("[", "waiting", "cell"))]
+    ahead = order[1 : next(number for number, line in enumerate(order) if line.startswith("waiting"))]
+    assert [line.split()[1] for line in ahead] == ["finetune:", "cache-task:"]
 
 
 def test_another_score_in_the_file_is_told_and_kept(tmp_path: Path, refbert: Refbert) -> None:
