@@ -4,7 +4,7 @@
 #   benchmarks/table_on_one_gpu.sh 16 600 configs/glue-4l-312.yaml data=GLUE corpus.path=WIKI.txt.gz tracking.mlflow=false
 #
 # 16 commands, of one core each; after 600 s they are asked to save and to stop, and the same line goes on from there.
-# Prints how many rows the CSV file has got (csv=FILE, by default that of the table), and what each command began.
+# Prints what the commands began and how they ended.
 set -u
 count=$1 seconds=$2
 shift 2

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from refbert_dist.table.choice import best, held_out_scores
+from refbert_dist.table.choice import held_out_scores
 from refbert_dist.table.config import METHOD, variant_of
 from refbert_dist.table.estimates import Estimate
 from refbert_dist.table.statistics import LEVEL, RESAMPLES
@@ -197,10 +197,10 @@ def _rates(found: Summary) -> Part:
     choose = found.table.choose
     assert choose
     labels = {variant_of(system) or system: found.label(system) for system in found.students}
-    rows = [
-        [task, labels.get(name, name), *(_held_out_score(by_rate, rate) for rate in choose.rates)]
-        for (task, name), by_rate in held_out_scores(found.table).items()
-    ]
+    rows = []
+    for (task, name), by_rate in held_out_scores(found.table).items():
+        taken = found.table.rate_factors.get(task, {}).get(name)
+        rows.append([task, labels.get(name, name), *(_held_out_score(by_rate, rate, taken) for rate in choose.rates)])
     words = (
         f"Score in points on {100 * choose.held_out:g} % of the training rows, which were held out from teacher, "
         "students and references, by the factor on the rates of the task stage; mean over "
@@ -209,11 +209,11 @@ def _rates(found: Summary) -> Part:
     return Part("Rates", words, ["task", "system", *(f"x {rate:g}" for rate in choose.rates)], rows)
 
 
-def _held_out_score(by_rate: Mapping[float, float], rate: float) -> str:
+def _held_out_score(by_rate: Mapping[float, float], rate: float, taken: float | None) -> str:
     if rate not in by_rate:
         return DASH
     score = f"{100 * by_rate[rate]:.1f}"
-    return f"[{score}]" if rate == best(by_rate) else score
+    return f"[{score}]" if rate == taken else score
 
 
 def _budgets(found: Summary) -> Part:
